@@ -1,0 +1,187 @@
+//! A task as the engine runs it: every string that has a closed set of values is an enum here, every amount has its
+//! unit in its name. Made only by [`crate::check`]; not stored, not sent.
+
+use std::collections::BTreeMap;
+
+/// A checked task definition, overrides of RunTask applied.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TaskSpec {
+    /// Family, 1 to 255 of letters, digits, `_`, `-`.
+    pub family: String,
+    /// What network the task's containers see.
+    pub network_mode: NetworkMode,
+    /// Hard limit of the whole task in CPU units (1024 = one processor).
+    pub cpu_units: Option<u32>,
+    /// Hard limit of the whole task in MiB.
+    pub memory_mib: Option<u32>,
+    /// At least one, at least one essential, names unique, in the definition's order.
+    pub containers: Vec<ContainerSpec>,
+    /// Names unique.
+    pub volumes: Vec<VolumeSpec>,
+    /// Where the definition may run; empty means EC2.
+    pub requires_compatibilities: Vec<LaunchType>,
+    /// Processor the definition asks for, if it does.
+    pub cpu_architecture: Option<CpuArchitecture>,
+}
+
+/// A checked container definition.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ContainerSpec {
+    /// Unique within the task.
+    pub name: String,
+    /// Image reference as written.
+    pub image: String,
+    /// Relative CPU weight in units, 2 to 262144; never a cap.
+    pub cpu_shares: u32,
+    /// CPU units as registered, for accounting; 0 when absent.
+    pub cpu_units: u32,
+    /// Hard memory limit in MiB.
+    pub memory_mib: Option<u32>,
+    /// Soft memory limit in MiB.
+    pub memory_reservation_mib: Option<u32>,
+    /// Whether its exit stops the task.
+    pub essential: bool,
+    /// Replaces the image's ENTRYPOINT (and drops its CMD) when given.
+    pub entry_point: Option<Vec<String>>,
+    /// Replaces the image's CMD when given.
+    pub command: Option<Vec<String>>,
+    /// Replaces the image's working directory.
+    pub working_directory: Option<String>,
+    /// `user`, `user:group`, or ids; replaces the image's user.
+    pub user: Option<String>,
+    /// Added to the image's environment, the later of two equal names winning.
+    pub environment: Vec<(String, String)>,
+    /// Where volumes appear.
+    pub mount_points: Vec<MountPoint>,
+    /// What must have happened to other containers first; no cycles.
+    pub depends_on: Vec<Dependency>,
+    /// Seconds between the stop signal and SIGKILL; the agent's default when absent.
+    pub stop_timeout_secs: Option<u32>,
+    /// Fixed host ports (host network mode only, for now equal to the container's).
+    pub port_mappings: Vec<PortMapping>,
+    /// All capabilities and devices, no user namespace.
+    pub privileged: bool,
+    /// The root file system is mounted read-only.
+    pub readonly_root_filesystem: bool,
+    /// Capabilities added to the default set, with the `CAP_` prefix, or `ALL`.
+    pub capabilities_add: Vec<String>,
+    /// Capabilities dropped from the default set, with the `CAP_` prefix, or `ALL`.
+    pub capabilities_drop: Vec<String>,
+    /// Resource limits by docker's names (`nofile`): (soft, hard).
+    pub ulimits: BTreeMap<String, (u64, u64)>,
+    /// How its output is kept.
+    pub log: LogSpec,
+    /// Docker labels; informative.
+    pub docker_labels: BTreeMap<String, String>,
+}
+
+/// ECS `networkMode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NetworkMode {
+    /// A namespace per task (a bridge and addresses come with the issue on networking).
+    Bridge,
+    /// The host's own network.
+    Host,
+    /// A namespace per task with an address of its own.
+    Awsvpc,
+    /// Loopback alone.
+    None,
+}
+
+/// ECS launch types that this host can be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LaunchType {
+    /// Namespaces on this kernel.
+    Ec2,
+    /// A microVM of its own.
+    Fargate,
+    /// ECS Anywhere; runs as EC2 does.
+    External,
+    /// Not run here.
+    ManagedInstances,
+}
+
+/// `runtimePlatform.cpuArchitecture`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CpuArchitecture {
+    /// amd64
+    X86_64,
+    /// arm64
+    Arm64,
+}
+
+/// A volume of the task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeSpec {
+    /// Unique within the task.
+    pub name: String,
+    /// Where its files live.
+    pub source: VolumeSource,
+}
+
+/// Where a volume's files live.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VolumeSource {
+    /// An empty directory that ends with the task.
+    Task,
+    /// A directory of the host, made when missing.
+    Host(String),
+}
+
+/// A volume's place in a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountPoint {
+    /// Name of a volume of the same task.
+    pub source_volume: String,
+    /// Absolute path in the container.
+    pub container_path: String,
+    /// Mounted read-only.
+    pub read_only: bool,
+}
+
+/// `dependsOn` of a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dependency {
+    /// Another container of the same task.
+    pub container: String,
+    /// What must hold for it.
+    pub condition: Condition,
+}
+
+/// ECS `dependsOn[].condition`, without HEALTHY, which is refused until health checks run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Condition {
+    /// Running, or stopped after running.
+    Start,
+    /// Stopped with a known exit code.
+    Complete,
+    /// Stopped with exit code 0.
+    Success,
+}
+
+/// A host port that the task takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PortMapping {
+    /// 1 to 65535; in host mode container and host port are one.
+    pub host_port: u16,
+    /// TCP unless said otherwise.
+    pub protocol: Protocol,
+}
+
+/// Transport of a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    /// TCP
+    Tcp,
+    /// UDP
+    Udp,
+}
+
+/// `logConfiguration`, json-file only for now.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LogSpec {
+    /// Bytes after which the file is rotated; the agent's default when absent.
+    pub max_size_bytes: Option<u64>,
+    /// Number of files kept, the current one included; the agent's default when absent.
+    pub max_files: Option<u32>,
+}
