@@ -65,7 +65,15 @@ test: check build ## Everything CI runs: check, system tests, the demo, the pyth
 	scripts/demo.sh
 	scripts/python-client.sh
 
+.PHONY: bench
+bench: release ## Time container starts beside crun and runc
+	@scripts/packages.sh crun runc
+	python3 bench/oci_run.py
+
 .PHONY: soak
 soak: build ## The long forms of the system tests' loops
 	NEARGATE_TASKS=500 NEARGATE_KILLS=100 cargo test --locked -p system-tests --test agent kill9 -- --nocapture
 
+.PHONY: fuzz
+fuzz: packages ## Feed the parsers hostile input for SECONDS (600), seeded by SEED
+	FUZZ_SECONDS=$(SECONDS) cargo test --locked -p definition -p rootfs -p runtime --test fuzz -- --nocapture

@@ -2,7 +2,9 @@
 # Installs the Debian packages that building, the demo and the tests need. Does nothing when all are there.
 set -euo pipefail
 
+# Further packages may be named as arguments.
 packages=(
+  "$@"
   build-essential pkg-config libseccomp-dev       # to build
   busybox-static mmdebstrap skopeo umoci jq        # to make images
   docker-registry apache2-utils                    # a registry to pull from
