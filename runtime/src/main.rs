@@ -1,2 +1,3 @@
-//! stub
+//! The `neargate-runtime` binary.
+
 fn main() {}

@@ -1,0 +1,16 @@
+//! Thin safe wrappers over system calls that `nix` does not offer: one small file per family, named after the call.
+//! The only place of the workspace with `unsafe`. Policy (what to call, in which order) belongs to the callers.
+#![allow(unsafe_code)]
+
+pub mod clone3;
+pub mod close_range;
+pub mod keyctl;
+pub mod loopback;
+pub mod mount_api;
+pub mod pidfd;
+pub mod prlimit;
+pub mod pty;
+pub mod seccomp;
+pub mod terminal;
+pub mod unix_socket;
+pub mod uts;

@@ -1,0 +1,1 @@
+//! Owned by the other half of this crate.
