@@ -4,6 +4,8 @@
 //! | file | owns |
 //! |---|---|
 //! | `config` | the typed configuration: TOML file and `ECS_*` environment |
+//! | `logs` | reading what containers wrote |
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod logs;
