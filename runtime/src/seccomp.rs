@@ -1,1 +1,202 @@
-//! Owned by the other half of this crate.
+//! Seccomp: an OCI profile to BPF by libseccomp, and its installation. Owns the default profile's shape; its system
+//! call lists are in `profile`. Source: OCI config `linux.seccomp`.
+
+use std::fs::File;
+use std::io::{self, Read, Seek};
+
+use libseccomp::error::SeccompError as LibraryError;
+use libseccomp::{ScmpAction, ScmpArch, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, ScmpSyscall};
+use nix::errno::Errno;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use oci_spec::runtime::{
+    Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompFilterFlag, LinuxSeccompOperator, LinuxSyscall,
+};
+
+use crate::sys;
+
+mod profile;
+
+pub use profile::default_profile;
+
+/// SECCOMP_FILTER_FLAG_LOG and _SPEC_ALLOW of linux/seccomp.h.
+const FLAG_LOG: u64 = 2;
+const FLAG_SPEC_ALLOW: u64 = 4;
+
+/// Why a profile could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SeccompError {
+    /// Something of OCI's schema that this runtime does not do.
+    #[error("linux.seccomp.{field} is not supported: {value}")]
+    Unsupported {
+        /// Field below linux.seccomp.
+        field: &'static str,
+        /// As written.
+        value: String,
+    },
+    /// libseccomp refused a part of the profile.
+    #[error("cannot compile the seccomp profile: {what}")]
+    Compile {
+        /// Which part.
+        what: String,
+        /// The library's answer.
+        #[source]
+        source: LibraryError,
+    },
+    /// The compiled program could not be taken over.
+    #[error("cannot read the compiled seccomp profile")]
+    Export(#[source] io::Error),
+    /// The kernel refused the program.
+    #[error("cannot install the seccomp filter")]
+    Install(#[source] Errno),
+}
+
+/// A compiled profile.
+#[derive(Debug, Clone)]
+pub struct Filter {
+    program: Vec<u8>,
+    flags: u64,
+}
+
+impl Filter {
+    /// Binds the calling thread, for good. Needs no_new_privs or CAP_SYS_ADMIN in its user namespace.
+    pub fn install(&self) -> Result<(), SeccompError> {
+        sys::seccomp::set_filter(&self.program, self.flags).map_err(SeccompError::Install)
+    }
+}
+
+/// Compiles an OCI profile. System calls that the installed libseccomp does not know are left out, as runc does.
+pub fn compile(profile: &LinuxSeccomp) -> Result<Filter, SeccompError> {
+    let default = action(profile.default_action(), profile.default_errno_ret())?;
+    let mut context = ScmpFilterContext::new(default).map_err(compiling("default action"))?;
+    for arch in profile.architectures().iter().flatten() {
+        context.add_arch(architecture(*arch)?).map_err(compiling(format!("architecture {arch:?}")))?;
+    }
+    for rule in profile.syscalls().iter().flatten() {
+        add_rule(&mut context, rule, default)?;
+    }
+    let mut flags = 0;
+    for flag in profile.flags().iter().flatten() {
+        match flag {
+            LinuxSeccompFilterFlag::SeccompFilterFlagLog => flags |= FLAG_LOG,
+            LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => flags |= FLAG_SPEC_ALLOW,
+            other => return Err(SeccompError::Unsupported { field: "flags", value: format!("{other:?}") }),
+        }
+    }
+    Ok(Filter { program: export(&context)?, flags })
+}
+
+fn add_rule(context: &mut ScmpFilterContext, rule: &LinuxSyscall, default: ScmpAction) -> Result<(), SeccompError> {
+    let action = action(rule.action(), rule.errno_ret())?;
+    if action == default {
+        return Ok(());
+    }
+    for name in rule.names() {
+        let Ok(call) = ScmpSyscall::from_name(name) else { continue };
+        let arguments = rule.args().as_deref().unwrap_or_default();
+        let compares = arguments.iter().map(compare).collect::<Vec<_>>();
+        let mut indexes: Vec<usize> = arguments.iter().map(LinuxSeccompArg::index).collect();
+        indexes.sort_unstable();
+        indexes.dedup();
+        let added = if indexes.len() == arguments.len() {
+            context.add_rule_conditional(action, call, &compares).map(drop)
+        } else {
+            // libseccomp takes one comparison per argument; several for one mean any of them, as in runc.
+            compares.iter().try_for_each(|compare| context.add_rule_conditional(action, call, &[*compare]).map(drop))
+        };
+        added.map_err(compiling(format!("system call {name}")))?;
+    }
+    Ok(())
+}
+
+fn compiling(what: impl Into<String>) -> impl FnOnce(LibraryError) -> SeccompError {
+    move |source| SeccompError::Compile { what: what.into(), source }
+}
+
+fn export(context: &ScmpFilterContext) -> Result<Vec<u8>, SeccompError> {
+    let file = memfd_create("seccomp", MFdFlags::MFD_CLOEXEC).map_err(|errno| SeccompError::Export(errno.into()))?;
+    let mut file = File::from(file);
+    context.export_bpf(&file).map_err(compiling("export"))?;
+    let mut program = Vec::new();
+    file.rewind().and_then(|()| file.read_to_end(&mut program)).map_err(SeccompError::Export)?;
+    Ok(program)
+}
+
+fn action(action: LinuxSeccompAction, errno: Option<u32>) -> Result<ScmpAction, SeccompError> {
+    let errno = errno.unwrap_or(libc::EPERM.unsigned_abs());
+    Ok(match action {
+        LinuxSeccompAction::ScmpActAllow => ScmpAction::Allow,
+        LinuxSeccompAction::ScmpActLog => ScmpAction::Log,
+        LinuxSeccompAction::ScmpActTrap => ScmpAction::Trap,
+        LinuxSeccompAction::ScmpActKill | LinuxSeccompAction::ScmpActKillThread => ScmpAction::KillThread,
+        LinuxSeccompAction::ScmpActKillProcess => ScmpAction::KillProcess,
+        LinuxSeccompAction::ScmpActErrno => ScmpAction::Errno(
+            i32::try_from(errno)
+                .map_err(|_| SeccompError::Unsupported { field: "errnoRet", value: errno.to_string() })?,
+        ),
+        LinuxSeccompAction::ScmpActTrace => ScmpAction::Trace(
+            u16::try_from(errno)
+                .map_err(|_| SeccompError::Unsupported { field: "errnoRet", value: errno.to_string() })?,
+        ),
+        LinuxSeccompAction::ScmpActNotify => {
+            return Err(SeccompError::Unsupported { field: "action", value: "SCMP_ACT_NOTIFY".to_owned() });
+        }
+    })
+}
+
+fn compare(argument: &LinuxSeccompArg) -> ScmpArgCompare {
+    // The index is at most 5 by OCI's schema; libseccomp refuses what is larger.
+    let index = u32::try_from(argument.index()).unwrap_or(u32::MAX);
+    let operator = match argument.op() {
+        LinuxSeccompOperator::ScmpCmpNe => ScmpCompareOp::NotEqual,
+        LinuxSeccompOperator::ScmpCmpLt => ScmpCompareOp::Less,
+        LinuxSeccompOperator::ScmpCmpLe => ScmpCompareOp::LessOrEqual,
+        LinuxSeccompOperator::ScmpCmpEq => ScmpCompareOp::Equal,
+        LinuxSeccompOperator::ScmpCmpGe => ScmpCompareOp::GreaterEqual,
+        LinuxSeccompOperator::ScmpCmpGt => ScmpCompareOp::Greater,
+        LinuxSeccompOperator::ScmpCmpMaskedEq => ScmpCompareOp::MaskedEqual(argument.value()),
+    };
+    let datum = match argument.op() {
+        LinuxSeccompOperator::ScmpCmpMaskedEq => argument.value_two().unwrap_or_default(),
+        _ => argument.value(),
+    };
+    ScmpArgCompare::new(index, operator, datum)
+}
+
+fn architecture(arch: Arch) -> Result<ScmpArch, SeccompError> {
+    Ok(match arch {
+        Arch::ScmpArchNative => ScmpArch::Native,
+        Arch::ScmpArchX86 => ScmpArch::X86,
+        Arch::ScmpArchX86_64 => ScmpArch::X8664,
+        Arch::ScmpArchX32 => ScmpArch::X32,
+        Arch::ScmpArchArm => ScmpArch::Arm,
+        Arch::ScmpArchAarch64 => ScmpArch::Aarch64,
+        other => return Err(SeccompError::Unsupported { field: "architectures", value: format!("{other:?}") }),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capabilities;
+
+    #[test]
+    fn default_profile_compiles() {
+        let filter = compile(&default_profile(&capabilities::DEFAULT)).unwrap();
+        assert!(filter.program.len() > 1000 && filter.program.len().is_multiple_of(8));
+    }
+
+    #[test]
+    fn more_capabilities_allow_more() {
+        let count = |caps: &[&str]| -> usize {
+            default_profile(caps).syscalls().iter().flatten().map(|rule| rule.names().len()).sum()
+        };
+        assert!(count(&["CAP_SYS_ADMIN"]) > count(&[]));
+    }
+
+    #[test]
+    fn notify_is_refused_by_name() {
+        let profile: LinuxSeccomp =
+            serde_json::from_value(serde_json::json!({ "defaultAction": "SCMP_ACT_NOTIFY" })).unwrap();
+        assert!(compile(&profile).unwrap_err().to_string().contains("SCMP_ACT_NOTIFY"));
+    }
+}

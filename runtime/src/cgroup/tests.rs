@@ -1,0 +1,118 @@
+//! Groups on the host's own hierarchies: each limit is exceeded on purpose.
+
+use std::process::{Child, Command, Stdio};
+
+use nix::unistd::Pid;
+
+use super::*;
+
+/// A group of its own per test, gone when the test ends.
+struct Group(Cgroup);
+
+impl Group {
+    fn new(name: &str, resources: serde_json::Value) -> Group {
+        let path = format!("/neargate-unit-{}/{name}", std::process::id());
+        Group(Cgroup::create(&path, &serde_json::from_value(resources).unwrap()).unwrap())
+    }
+
+    /// A shell that joins the group before it runs `script`.
+    fn run(&self, script: &str) -> Child {
+        let mut files = String::new();
+        for directory in self.0.directories() {
+            files.push_str(&format!("echo 0 > {}/cgroup.procs; ", directory.display()));
+        }
+        Command::new("sh")
+            .args(["-c", &format!("{files}{script}")])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap()
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.0.delete().unwrap();
+        for directory in self.0.directories() {
+            let _best_effort = fs::remove_dir(directory.parent().unwrap());
+        }
+    }
+}
+
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn memory_limit_kills_and_is_counted() {
+    let group = Group::new("memory", serde_json::json!({ "memory": { "limit": 16 << 20, "swap": 16 << 20 } }));
+    let status = group.run("exec tail /dev/zero").wait().unwrap();
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9));
+    assert_eq!(group.0.oom_kills().unwrap(), 1);
+}
+
+#[test]
+fn pids_limit_stops_forks() {
+    let group = Group::new("pids", serde_json::json!({ "pids": { "limit": 3 } }));
+    let output = group.run("(sleep 9 & sleep 9 & sleep 9 & sleep 9 & echo all) || echo stopped").wait_with_output();
+    assert!(!String::from_utf8_lossy(&output.unwrap().stdout).contains("all"));
+}
+
+#[test]
+fn quota_throttles() {
+    let group =
+        Group::new("quota", serde_json::json!({ "cpu": { "quota": 10_000, "period": 100_000, "shares": 512 } }));
+    let mut busy = group.run("exec sh -c 'while :; do :; done'");
+    until("the quota was never reached", || group.0.stats().unwrap().cpu_throttled_periods > 1);
+    group.0.kill_all().unwrap();
+    busy.wait().unwrap();
+}
+
+#[test]
+fn delete_ends_processes_and_their_children() {
+    let group = Group::new("delete", serde_json::json!({}));
+    let mut shell = group.run("sleep 1000 & sleep 1000 & wait");
+    until("three processes", || group.0.pids().unwrap().len() == 3);
+    let pids = group.0.pids().unwrap();
+    let reaper = std::thread::spawn(move || shell.wait().unwrap());
+    group.0.delete().unwrap();
+    reaper.join().unwrap();
+    assert!(!group.0.exists());
+    assert!(group.0.delete().is_ok(), "a second delete changes nothing");
+    for pid in pids {
+        until("a process outlived its group", || nix::sys::signal::kill(Pid::from_raw(pid), None).is_err());
+    }
+}
+
+#[test]
+fn frozen_processes_wait() {
+    let group = Group::new("freeze", serde_json::json!({}));
+    group.0.freeze().unwrap();
+    group.0.thaw().unwrap();
+}
+
+#[test]
+fn refused_limit_leaves_nothing() {
+    let path = format!("/neargate-unit-{}-refused", std::process::id());
+    let resources = serde_json::from_value(serde_json::json!({ "memory": { "limit": -5 } })).unwrap();
+    assert!(matches!(Cgroup::create(&path, &resources), Err(CgroupError::Set { field: "memory.limit", .. })));
+    assert!(!Cgroup::open(&path).unwrap().exists());
+}
+
+#[test]
+fn paths_that_could_leave_the_hierarchy_are_refused() {
+    for path in ["", "/", "relative", "/a/../b", "/a//b", "/a/."] {
+        assert!(matches!(Cgroup::open(path), Err(CgroupError::Path { .. })), "{path:?}");
+    }
+}
+
+#[test]
+fn what_would_be_ignored_is_refused_by_name() {
+    let resources = serde_json::from_value(serde_json::json!({ "unified": { "memory.high": "1" } })).unwrap();
+    let error = Cgroup::create(&format!("/neargate-unit-{}-unified", std::process::id()), &resources).unwrap_err();
+    assert!(error.to_string().contains("unified"), "{error}");
+}
