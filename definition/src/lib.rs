@@ -4,4 +4,17 @@
 
 #![forbid(unsafe_code)]
 
+mod check;
+pub mod file;
+mod overrides;
+mod problem;
+mod registered;
+mod run_task;
+pub mod support;
 pub mod task;
+
+pub use check::check;
+pub use overrides::with_overrides;
+pub use problem::{Code, Problem};
+pub use registered::{content_equal, registered};
+pub use run_task::check_run_task;

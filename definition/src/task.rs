@@ -71,8 +71,21 @@ pub struct ContainerSpec {
     pub ulimits: BTreeMap<String, (u64, u64)>,
     /// How its output is kept.
     pub log: LogSpec,
-    /// Docker labels; informative.
-    pub docker_labels: BTreeMap<String, String>,
+}
+
+impl ContainerSpec {
+    /// The kernel's bounds of cpu.shares; ECS raises and lowers to them.
+    const SHARES: (u32, u32) = (2, 262_144);
+
+    /// Sets the weight and the amount that is accounted for.
+    pub(crate) fn set_cpu(&mut self, units: u32) {
+        self.cpu_units = units;
+        self.cpu_shares = ContainerSpec::shares(units);
+    }
+
+    pub(crate) fn shares(units: u32) -> u32 {
+        units.clamp(ContainerSpec::SHARES.0, ContainerSpec::SHARES.1)
+    }
 }
 
 /// ECS `networkMode`.

@@ -1,0 +1,146 @@
+//! A wire definition to a [`TaskSpec`], all problems at once. The rules and texts are ECS's (RegisterTaskDefinition).
+
+use std::collections::BTreeSet;
+
+use proto::v1::RegisterTaskDefinitionRequest;
+
+use crate::problem::{Problem, Problems};
+use crate::support;
+use crate::task::{CpuArchitecture, LaunchType, NetworkMode, TaskSpec};
+
+pub(crate) mod container;
+mod dependencies;
+mod fargate;
+pub(crate) mod size;
+mod volumes;
+
+const MAX_CONTAINERS: usize = 10;
+
+/// Checks a definition. Every problem is told, each with the path of the member at fault.
+pub fn check(request: &RegisterTaskDefinitionRequest) -> Result<TaskSpec, Vec<Problem>> {
+    let mut problems = Problems::default();
+    // Wire messages have string keys and finite numbers only, so they always have a JSON form.
+    let json = serde_json::to_value(request).unwrap_or_default();
+    support::refuse(support::TASK_DEFINITION, &json, "", &mut problems);
+
+    let family = request.family.clone().unwrap_or_default();
+    name(&mut problems, "family", "Family", &family);
+    let network_mode = network_mode(&mut problems, request.network_mode.as_deref());
+    let requires_compatibilities = compatibilities(&mut problems, &request.requires_compatibilities);
+    let cpu_units = size::task_cpu(&mut problems, "cpu", request.cpu.as_deref());
+    let memory_mib = size::task_memory(&mut problems, "memory", request.memory.as_deref());
+    let cpu_architecture = platform(&mut problems, request);
+    let volumes = volumes::check(&mut problems, &request.volumes);
+
+    let mut containers = Vec::new();
+    let definitions = &request.container_definitions;
+    if definitions.is_empty() {
+        problems.client("containerDefinitions", "Container definitions should not be null or empty.");
+    }
+    if definitions.len() > MAX_CONTAINERS {
+        problems.client(
+            "containerDefinitions",
+            format!("A task definition has at most {MAX_CONTAINERS} containers, not {}.", definitions.len()),
+        );
+    }
+    for (index, definition) in definitions.iter().enumerate() {
+        let path = format!("containerDefinitions[{index}]");
+        containers.push(container::check(&mut problems, &path, definition, network_mode));
+    }
+    let task = TaskSpec {
+        family,
+        network_mode,
+        cpu_units,
+        memory_mib,
+        containers,
+        volumes,
+        requires_compatibilities,
+        cpu_architecture,
+    };
+    across(&mut problems, &task);
+    fargate::check(&mut problems, request, &task);
+    if problems.0.is_empty() { Ok(task) } else { Err(problems.0) }
+}
+
+/// What concerns several members at once; also the check of a definition with overrides.
+pub(crate) fn across(problems: &mut Problems, task: &TaskSpec) {
+    let mut names = BTreeSet::new();
+    for (index, container) in task.containers.iter().enumerate() {
+        if !container.name.is_empty() && !names.insert(&container.name) {
+            problems.client(
+                format!("containerDefinitions[{index}].name"),
+                format!("Container name '{}' is used more than once.", container.name),
+            );
+        }
+    }
+    if !task.containers.is_empty() && !task.containers.iter().any(|container| container.essential) {
+        problems.client("containerDefinitions", "At least one container must be marked as essential.");
+    }
+    size::across(problems, task);
+    volumes::across(problems, task);
+    dependencies::across(problems, task);
+}
+
+/// Family, container and volume names: 1 to 255 of letters, digits, `_` and `-`.
+fn name(problems: &mut Problems, path: &str, noun: &str, name: &str) {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    if name.is_empty() {
+        problems.client(path, format!("{noun} should not be null or empty."));
+    } else if name.len() > 255 || !name.chars().all(allowed) {
+        problems.client(path, format!("{noun} contains invalid characters: use 1 to 255 letters, digits, _ and -."));
+    }
+}
+
+fn network_mode(problems: &mut Problems, mode: Option<&str>) -> NetworkMode {
+    match mode {
+        None | Some("bridge") => NetworkMode::Bridge,
+        Some("host") => NetworkMode::Host,
+        Some("awsvpc") => NetworkMode::Awsvpc,
+        Some("none") => NetworkMode::None,
+        Some(other) => {
+            problems.client("networkMode", format!("Invalid networkMode '{other}': use bridge, host, awsvpc or none."));
+            NetworkMode::Bridge
+        }
+    }
+}
+
+fn compatibilities(problems: &mut Problems, names: &[String]) -> Vec<LaunchType> {
+    let mut types = Vec::new();
+    for (index, name) in names.iter().enumerate() {
+        let path = format!("requiresCompatibilities[{index}]");
+        match name.as_str() {
+            "EC2" => types.push(LaunchType::Ec2),
+            "FARGATE" => types.push(LaunchType::Fargate),
+            "EXTERNAL" => types.push(LaunchType::External),
+            "MANAGED_INSTANCES" => problems.client(&path, format!("{path}: MANAGED_INSTANCES is not supported.")),
+            other => problems.client(&path, format!("Invalid compatibility '{other}': use EC2, EXTERNAL or FARGATE.")),
+        }
+    }
+    types
+}
+
+fn platform(problems: &mut Problems, request: &RegisterTaskDefinitionRequest) -> Option<CpuArchitecture> {
+    let platform = request.runtime_platform.as_ref()?;
+    match platform.operating_system_family.as_deref() {
+        None | Some("LINUX") => {}
+        Some(other) => problems.client(
+            "runtimePlatform.operatingSystemFamily",
+            format!("runtimePlatform.operatingSystemFamily '{other}' is not supported: this is a Linux host."),
+        ),
+    }
+    match platform.cpu_architecture.as_deref() {
+        None => None,
+        Some("X86_64") => Some(CpuArchitecture::X86_64),
+        Some("ARM64") => Some(CpuArchitecture::Arm64),
+        Some(other) => {
+            problems.client(
+                "runtimePlatform.cpuArchitecture",
+                format!("Invalid cpuArchitecture '{other}': use X86_64 or ARM64."),
+            );
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

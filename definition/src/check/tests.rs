@@ -1,0 +1,214 @@
+//! Rules and ECS's texts.
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{Code, check_run_task, registered, with_overrides};
+
+/// A sound definition with `changes` merged into it; `container` into its only container.
+fn definition(changes: Value, container: Value) -> RegisterTaskDefinitionRequest {
+    let mut base = json!({
+        "family": "f",
+        "containerDefinitions": [{ "name": "c", "image": "busybox", "memory": 64 }],
+    });
+    merge(&mut base["containerDefinitions"][0], container);
+    merge(&mut base, changes);
+    serde_json::from_value(base).unwrap()
+}
+
+fn merge(base: &mut Value, changes: Value) {
+    if let Value::Object(changes) = changes {
+        for (name, value) in changes {
+            base[name] = value;
+        }
+    }
+}
+
+#[track_caller]
+fn assert_problem(changes: Value, container: Value, path: &str, text: &str) {
+    let problems = check(&definition(changes, container)).unwrap_err();
+    assert!(
+        problems.iter().any(|problem| problem.path == path && problem.message.contains(text)),
+        "{path}: {text}\nnot in {problems:#?}"
+    );
+}
+
+#[test]
+fn sound_definition_is_taken_with_its_defaults() {
+    let task = check(&definition(json!({}), json!({}))).unwrap();
+    let container = &task.containers[0];
+    assert_eq!(task.network_mode, NetworkMode::Bridge);
+    assert!(container.essential && !container.privileged);
+    assert_eq!((container.cpu_shares, container.memory_mib), (2, Some(64)));
+}
+
+#[test]
+fn texts_of_ecs() {
+    assert_problem(
+        json!({}),
+        json!({ "name": null }),
+        "containerDefinitions[0].name",
+        "Container.name should not be null or empty.",
+    );
+    assert_problem(
+        json!({}),
+        json!({ "image": "" }),
+        "containerDefinitions[0].image",
+        "Container.image should not be null or empty.",
+    );
+    assert_problem(
+        json!({}),
+        json!({ "memory": null }),
+        "containerDefinitions[0].memory",
+        "Invalid setting for container 'c'. At least one of 'memory' or 'memoryReservation' must be specified.",
+    );
+    assert_problem(
+        json!({ "memory": "32" }),
+        json!({}),
+        "containerDefinitions[0].memory",
+        "The 'memory' setting for container 'c' is greater than for the task.",
+    );
+    assert_problem(
+        json!({ "cpu": "lots" }),
+        json!({}),
+        "cpu",
+        "Invalid 'cpu' setting for task. For more information, see",
+    );
+    let point = json!({ "mountPoints": [{ "sourceVolume": "v", "containerPath": "/v" }] });
+    assert_problem(
+        json!({}),
+        point,
+        "containerDefinitions[0].mountPoints[0].sourceVolume",
+        "Invalid volume referenced: v",
+    );
+}
+
+#[test]
+fn bad_values_are_told_with_their_path() {
+    for (container, path) in [
+        (json!({ "memory": 3 }), "memory"),
+        (json!({ "cpu": -1 }), "cpu"),
+        (json!({ "stopTimeout": -1 }), "stopTimeout"),
+        (json!({ "workingDirectory": "relative" }), "workingDirectory"),
+        (json!({ "user": "a:b:c" }), "user"),
+        (json!({ "command": ["a\u{0}b"] }), "command[0]"),
+        (json!({ "environment": [{ "name": "A=B", "value": "" }] }), "environment[0].name"),
+        (json!({ "linuxParameters": { "capabilities": { "add": ["NOPE"] } } }), "linuxParameters.capabilities.add[0]"),
+        (json!({ "ulimits": [{ "name": "nofile", "softLimit": 2, "hardLimit": 1 }] }), "ulimits[0].softLimit"),
+        (json!({ "logConfiguration": { "logDriver": "awslogs" } }), "logConfiguration.logDriver"),
+        (
+            json!({ "logConfiguration": { "logDriver": "json-file", "options": { "max-size": "x" } } }),
+            "logConfiguration.options.max-size",
+        ),
+        (json!({ "portMappings": [{ "containerPort": 80 }] }), "portMappings"),
+        (json!({ "memoryReservation": 65 }), "memoryReservation"),
+        (json!({ "healthCheck": { "command": ["true"] } }), "healthCheck"),
+        (json!({ "dependsOn": [{ "containerName": "x", "condition": "HEALTHY" }] }), "dependsOn[0].condition"),
+        (json!({ "dependsOn": [{ "containerName": "x", "condition": "START" }] }), "dependsOn[0].containerName"),
+    ] {
+        assert_problem(json!({}), container, &format!("containerDefinitions[0].{path}"), "");
+    }
+    for (changes, path) in [
+        (json!({ "family": "a b" }), "family"),
+        (json!({ "networkMode": "weird" }), "networkMode"),
+        (json!({ "containerDefinitions": [] }), "containerDefinitions"),
+        (json!({ "volumes": [{ "name": "v" }, { "name": "v" }] }), "volumes[1].name"),
+        (json!({ "volumes": [{ "name": "v", "host": { "sourcePath": "a/../b" } }] }), "volumes[0].host.sourcePath"),
+        (
+            json!({ "runtimePlatform": { "operatingSystemFamily": "WINDOWS_SERVER_2022_CORE" } }),
+            "runtimePlatform.operatingSystemFamily",
+        ),
+        (json!({ "requiresCompatibilities": ["LAMBDA"] }), "requiresCompatibilities[0]"),
+    ] {
+        assert_problem(changes, json!({}), path, "");
+    }
+}
+
+#[test]
+fn all_problems_at_once() {
+    let problems =
+        check(&definition(json!({ "family": "", "cpu": "1", "pidMode": "task" }), json!({ "image": "" }))).unwrap_err();
+    let paths: Vec<_> = problems.iter().map(|problem| problem.path.as_str()).collect();
+    assert_eq!(paths, ["pidMode", "family", "cpu", "containerDefinitions[0].image"]);
+}
+
+#[test]
+fn cycles_and_waits_for_essential_containers_are_told() {
+    let containers = |condition: &str, essential: bool| {
+        json!({ "containerDefinitions": [
+            { "name": "a", "image": "i", "memory": 6, "dependsOn": [{ "containerName": "b", "condition": condition }] },
+            { "name": "b", "image": "i", "memory": 6, "essential": essential,
+              "dependsOn": [{ "containerName": "a", "condition": "START" }] },
+        ] })
+    };
+    assert_problem(containers("START", true), json!({}), "containerDefinitions[0].dependsOn", "a -> b -> a");
+    assert_problem(
+        containers("SUCCESS", true),
+        json!({}),
+        "containerDefinitions[0].dependsOn[0].condition",
+        "essential",
+    );
+}
+
+#[test]
+fn fargate_rules() {
+    let fargate = |cpu: Value, memory: Value| json!({ "requiresCompatibilities": ["FARGATE"], "networkMode": "awsvpc", "cpu": cpu, "memory": memory });
+    assert!(check(&definition(fargate(json!("256"), json!("512")), json!({}))).is_ok());
+    assert_problem(
+        fargate(Value::Null, json!("512")),
+        json!({}),
+        "cpu",
+        "Fargate requires that 'cpu' be defined at the task level.",
+    );
+    assert_problem(
+        fargate(json!("256"), json!("4096")),
+        json!({}),
+        "memory",
+        "No Fargate configuration exists for given values.",
+    );
+    let mut bridge = fargate(json!("256"), json!("512"));
+    bridge["networkMode"] = json!("bridge");
+    assert_problem(bridge, json!({}), "networkMode", "Fargate only supports network mode ‘awsvpc’.");
+}
+
+#[test]
+fn ports_in_host_mode() {
+    let task = check(&definition(
+        json!({ "networkMode": "host" }),
+        json!({ "portMappings": [{ "containerPort": 80, "hostPort": 0 }, { "containerPort": 53, "protocol": "udp" }] }),
+    ))
+    .unwrap();
+    assert_eq!(task.containers[0].port_mappings.iter().map(|port| port.host_port).collect::<Vec<_>>(), [80, 53]);
+}
+
+#[test]
+fn overrides_replace_and_merge() {
+    let request =
+        definition(json!({}), json!({ "environment": [{ "name": "A", "value": "1" }, { "name": "B", "value": "2" }] }));
+    let overrides = serde_json::from_value(json!({ "memory": "128", "containerOverrides": [
+        { "name": "c", "command": ["x"], "environment": [{ "name": "B", "value": "3" }], "cpu": 512 },
+    ] }))
+    .unwrap();
+    let task = with_overrides(&check(&request).unwrap(), &overrides).unwrap();
+    assert_eq!(task.memory_mib, Some(128));
+    assert_eq!(task.containers[0].command.as_deref(), Some(["x".to_owned()].as_slice()));
+    assert_eq!(task.containers[0].cpu_shares, 512);
+    assert_eq!(task.containers[0].environment, [("A".into(), "1".into()), ("B".into(), "3".into())]);
+    let unknown = serde_json::from_value(json!({ "containerOverrides": [{ "name": "x" }] })).unwrap();
+    let problems = with_overrides(&check(&request).unwrap(), &unknown).unwrap_err();
+    assert_eq!(problems[0].message, "Override for container named x is not a container in the TaskDefinition.");
+}
+
+#[test]
+fn run_task_members() {
+    let definition = registered(&definition(json!({}), json!({})));
+    let problems = |request: Value| check_run_task(&serde_json::from_value(request).unwrap(), &definition);
+    assert_eq!(problems(json!({ "count": 10, "startedBy": "me", "clientToken": "abc", "overrides": {} })), []);
+    let told = problems(json!({
+        "count": 11, "placementStrategy": [{ "type": "random" }], "clientToken": "a b",
+        "networkConfiguration": { "awsvpcConfiguration": { "subnets": ["s"] } },
+    }));
+    let paths: Vec<_> = told.iter().map(|problem| problem.path.as_str()).collect();
+    assert_eq!(paths, ["placementStrategy", "count", "clientToken", "networkConfiguration"]);
+    assert_eq!(told[1].code, Code::InvalidParameterException);
+}

@@ -1,0 +1,156 @@
+//! A task definition's file: what `aws ecs register-task-definition --cli-input-json` takes, and also what
+//! `describe-task-definition` answers, so that a definition can be copied out of AWS. Errors tell line and column.
+
+use proto::v1::RegisterTaskDefinitionRequest;
+use serde_json::{Map, Value};
+
+use crate::Problem;
+
+mod locate;
+
+/// Members that ECS answers with and does not take.
+const ANSWER_ONLY: [&str; 9] = [
+    "taskDefinitionArn",
+    "revision",
+    "status",
+    "requiresAttributes",
+    "compatibilities",
+    "registeredAt",
+    "registeredBy",
+    "deregisteredAt",
+    "deleteRequestedAt",
+];
+const WRAPPER: &str = "taskDefinition";
+
+/// A file that could be read; whether its definition is sound is [`crate::check`]'s business.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Read {
+    /// The definition.
+    pub request: RegisterTaskDefinitionRequest,
+    /// What was dropped.
+    pub warnings: Vec<String>,
+}
+
+/// Something wrong, and where in the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Located {
+    /// From 1.
+    pub line: usize,
+    /// From 1, in characters.
+    pub column: usize,
+    /// The member; empty where the file is no JSON.
+    pub path: String,
+    /// What is wrong with it.
+    pub message: String,
+}
+
+/// Reads a definition from JSON text.
+pub fn read(text: &str) -> Result<Read, Vec<Located>> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut value: Value = serde_json::from_str(text).map_err(|error| {
+        let message = without_position(&error);
+        vec![Located { line: error.line(), column: error.column().max(1), path: String::new(), message }]
+    })?;
+    let duplicates: Vec<_> = locate::Positions::of(text)
+        .duplicates()
+        .map(|(path, (line, column))| Located { line, column, message: format!("{path} is given twice"), path })
+        .collect();
+    if !duplicates.is_empty() {
+        return Err(duplicates);
+    }
+    let prefix = unwrap(&mut value);
+    let Value::Object(members) = &mut value else {
+        return Err(vec![located(text, "", "a task definition is a JSON object")]);
+    };
+    let warnings = drop_answer_only(members).into_iter().collect();
+    drop_nulls(&mut value);
+    let request = serde_path_to_error::deserialize(&value).map_err(|error| {
+        let inner = error.inner().to_string();
+        // serde lists every member it would have taken, which buries the one at fault.
+        let message = inner.split(", expected one of").next().unwrap_or(&inner).to_owned();
+        let mut path = format!("{prefix}{}", error.path()).trim_end_matches(['.', '?']).to_owned();
+        // serde tells the object that holds an unknown member, not the member.
+        if let Some(member) = unknown_member(&message)
+            && !path.ends_with(&format!(".{member}"))
+            && path != member
+        {
+            path = if path.is_empty() { member.to_owned() } else { format!("{path}.{member}") };
+        }
+        vec![located(text, &path, &message)]
+    })?;
+    Ok(Read { request, warnings })
+}
+
+/// Line and column of the member at `path`, or of the nearest one that holds it, both from 1.
+pub fn locate(text: &str, path: &str) -> Option<(usize, usize)> {
+    let positions = locate::Positions::of(text);
+    let mut path = path;
+    loop {
+        for candidate in [path.to_owned(), format!("{WRAPPER}.{path}")] {
+            if let Some(position) = positions.get(&candidate) {
+                return Some(position);
+            }
+        }
+        path = &path[..path.rfind(['.', '['])?];
+    }
+}
+
+/// A problem found by [`crate::check`], with its place in the file.
+pub fn place(text: &str, problem: &Problem) -> Located {
+    located(text, &problem.path, &problem.message)
+}
+
+fn located(text: &str, path: &str, message: &str) -> Located {
+    let (line, column) = locate(text, path).unwrap_or((1, 1));
+    Located { line, column, path: path.to_owned(), message: message.to_owned() }
+}
+
+fn without_position(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    text.split(" at line ").next().unwrap_or(&text).to_owned()
+}
+
+fn unknown_member(message: &str) -> Option<&str> {
+    message.strip_prefix("unknown field `")?.strip_suffix('`')
+}
+
+/// Takes the definition out of describe-task-definition's answer; gives the prefix of its paths in the file.
+fn unwrap(value: &mut Value) -> &'static str {
+    let Value::Object(members) = value else { return "" };
+    if !members.get(WRAPPER).is_some_and(Value::is_object) || members.contains_key("containerDefinitions") {
+        return "";
+    }
+    let tags = members.remove("tags");
+    if let Some(Value::Object(mut inner)) = members.remove(WRAPPER) {
+        if let Some(tags) = tags {
+            inner.entry("tags").or_insert(tags);
+        }
+        // Whatever else stood beside the definition is told as unknown.
+        inner.append(members);
+        *value = Value::Object(inner);
+    }
+    "taskDefinition."
+}
+
+fn drop_answer_only(members: &mut Map<String, Value>) -> Option<String> {
+    let dropped: Vec<_> = ANSWER_ONLY.into_iter().filter(|name| members.remove(*name).is_some()).collect();
+    (!dropped.is_empty()).then(|| format!("ignored what only answers have: {}", dropped.join(", ")))
+}
+
+/// null is absent, in objects and in lists alike.
+fn drop_nulls(value: &mut Value) {
+    match value {
+        Value::Object(members) => {
+            members.retain(|_, member| !member.is_null());
+            members.values_mut().for_each(drop_nulls);
+        }
+        Value::Array(items) => {
+            items.retain(|item| !item.is_null());
+            items.iter_mut().for_each(drop_nulls);
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,74 @@
+//! Files as people have them.
+
+use super::*;
+
+#[test]
+fn syntax_errors_have_line_and_column() {
+    let errors = read("{\n  \"family\": \"f\",\n  \"cpu\" 256\n}").unwrap_err();
+    assert_eq!((errors[0].line, errors[0].path.as_str()), (3, ""));
+    assert!(!errors[0].message.contains("line"), "{}", errors[0].message);
+}
+
+#[test]
+fn unknown_member_is_named_where_it_stands() {
+    let text = "{\n  \"family\": \"f\",\n  \"containerDefinitions\": [\n    { \"name\": \"c\",\n      \"imagee\": \"x\" }\n  ]\n}";
+    let errors = read(text).unwrap_err();
+    assert_eq!(errors[0].path, "containerDefinitions[0].imagee");
+    assert_eq!((errors[0].line, errors[0].column), (5, 7));
+    assert_eq!(errors[0].message, "unknown field `imagee`");
+}
+
+#[test]
+fn wrong_type_is_named_where_it_stands() {
+    let text = "{ \"family\": \"f\",\n \"containerDefinitions\": [{ \"memory\": \"512\" }] }";
+    let errors = read(text).unwrap_err();
+    assert_eq!((errors[0].path.as_str(), errors[0].line), ("containerDefinitions[0].memory", 2));
+    assert!(errors[0].message.contains("invalid type"), "{}", errors[0].message);
+}
+
+#[test]
+fn duplicate_member_is_an_error() {
+    let errors = read("{ \"family\": \"a\",\n  \"family\": \"b\" }").unwrap_err();
+    assert_eq!((errors[0].path.as_str(), errors[0].line, errors[0].column), ("family", 2, 3));
+}
+
+#[test]
+fn describe_answer_is_read() {
+    let text = r#"{ "taskDefinition": {
+        "taskDefinitionArn": "arn:aws:ecs:eu-west-1:1:task-definition/f:3", "revision": 3, "status": "ACTIVE",
+        "requiresAttributes": [{ "name": "x" }], "compatibilities": ["EC2"], "registeredAt": 1.5, "registeredBy": "me",
+        "family": "f", "pidMode": null, "volumes": [],
+        "containerDefinitions": [{ "name": "c", "image": "i", "memory": 64, "links": null, "environment": [null] }]
+    }, "tags": [] }"#;
+    let read = read(text).unwrap();
+    assert_eq!(read.request.family.as_deref(), Some("f"));
+    assert_eq!(read.warnings.len(), 1);
+    assert!(read.warnings[0].contains("taskDefinitionArn, revision, status"));
+    assert!(crate::check(&read.request).is_ok());
+}
+
+#[test]
+fn problems_are_placed() {
+    let text =
+        "{ \"family\": \"f\", \"containerDefinitions\": [\n  { \"name\": \"c\", \"image\": \"i\", \"memory\": 3 }] }";
+    let request = read(text).unwrap().request;
+    let problems = crate::check(&request).unwrap_err();
+    let placed = place(text, &problems[0]);
+    assert_eq!((placed.line, placed.column, placed.path.as_str()), (2, 35, "containerDefinitions[0].memory"));
+    // A member that is missing stands where its container does.
+    assert_eq!(locate(text, "containerDefinitions[0].healthCheck"), Some((2, 3)));
+}
+
+#[test]
+fn what_is_no_object_is_refused() {
+    assert!(read("[]").unwrap_err()[0].message.contains("object"));
+    assert!(read("").is_err());
+}
+
+#[test]
+fn every_message_survives_its_json() {
+    let text = r#"{ "family": "f", "ephemeralStorage": { "sizeInGiB": 21 }, "containerDefinitions": [] }"#;
+    let request = read(text).unwrap().request;
+    let again = serde_json::to_string(&request).unwrap();
+    assert_eq!(read(&again).unwrap().request, request);
+}

@@ -1,0 +1,249 @@
+//! Which members of the ECS model run here. One table serves the refusals, `neargate validate` and the README.
+//! A unit test holds it against the schema: no member is missing and none is made up.
+
+use serde_json::Value;
+
+use crate::problem::Problems;
+
+/// Whether a member runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Support {
+    /// It does what ECS documents, within the note's limits.
+    Works(&'static str),
+    /// A definition that gives it is refused, for the reason.
+    Refused(&'static str),
+}
+
+use Support::{Refused, Works};
+
+/// A member's path, with `[]` for each item of a list, and whether it runs.
+pub type Row = (&'static str, Support);
+
+const ROLES: &str = "task endpoints and roles come later";
+const NETWORK: &str = "addresses, ports and names come later";
+const DEPTH: &str = "not run yet";
+const STORAGE: &str = "NFS volumes come later";
+const CLUSTER: &str = "there is one host and no scheduler of many";
+
+/// RegisterTaskDefinition.
+#[rustfmt::skip]
+pub const TASK_DEFINITION: &[Row] = &[
+    ("family", Works("")),
+    ("taskRoleArn", Refused(ROLES)),
+    ("executionRoleArn", Refused(ROLES)),
+    ("networkMode", Works("`host`, `none`; `bridge` and `awsvpc` give the task a network namespace with loopback")),
+    ("volumes", Works("")),
+    ("volumes[].name", Works("")),
+    ("volumes[].host", Works("without `sourcePath` an empty directory that ends with the task")),
+    ("volumes[].host.sourcePath", Works("")),
+    ("volumes[].dockerVolumeConfiguration", Refused(DEPTH)),
+    ("volumes[].efsVolumeConfiguration", Refused(STORAGE)),
+    ("volumes[].s3filesVolumeConfiguration", Refused("S3 Files are not mounted")),
+    ("volumes[].fsxWindowsFileServerVolumeConfiguration", Refused("Windows is not supported")),
+    ("volumes[].configuredAtLaunch", Refused("there are no EBS volumes here")),
+    ("placementConstraints", Refused(CLUSTER)),
+    ("requiresCompatibilities", Works("`EC2` and `EXTERNAL` run; `FARGATE` is checked and kept, running it comes later")),
+    ("cpu", Works("a hard limit")),
+    ("memory", Works("a hard limit")),
+    ("tags", Refused(DEPTH)),
+    ("pidMode", Refused(DEPTH)),
+    ("ipcMode", Refused(DEPTH)),
+    ("proxyConfiguration", Refused("App Mesh is not supported")),
+    ("inferenceAccelerators", Refused("AWS has retired Elastic Inference")),
+    ("ephemeralStorage", Refused(DEPTH)),
+    ("runtimePlatform", Works("")),
+    ("runtimePlatform.cpuArchitecture", Works("the host's own")),
+    ("runtimePlatform.operatingSystemFamily", Works("`LINUX`")),
+    ("enableFaultInjection", Refused(ROLES)),
+    ("containerDefinitions", Works("")),
+    ("containerDefinitions[].name", Works("")),
+    ("containerDefinitions[].image", Works("also `oci:DIRECTORY[:TAG]`")),
+    ("containerDefinitions[].repositoryCredentials", Refused(ROLES)),
+    ("containerDefinitions[].cpu", Works("a weight, never a cap")),
+    ("containerDefinitions[].memory", Works("a hard limit")),
+    ("containerDefinitions[].memoryReservation", Works("")),
+    ("containerDefinitions[].links", Refused(NETWORK)),
+    ("containerDefinitions[].portMappings", Works("with `networkMode` `host`")),
+    ("containerDefinitions[].portMappings[].containerPort", Works("")),
+    ("containerDefinitions[].portMappings[].hostPort", Works("")),
+    ("containerDefinitions[].portMappings[].protocol", Works("")),
+    ("containerDefinitions[].portMappings[].name", Refused(NETWORK)),
+    ("containerDefinitions[].portMappings[].appProtocol", Refused(NETWORK)),
+    ("containerDefinitions[].portMappings[].containerPortRange", Refused(NETWORK)),
+    ("containerDefinitions[].essential", Works("")),
+    ("containerDefinitions[].restartPolicy", Refused(DEPTH)),
+    ("containerDefinitions[].entryPoint", Works("")),
+    ("containerDefinitions[].command", Works("")),
+    ("containerDefinitions[].environment", Works("")),
+    ("containerDefinitions[].environment[].name", Works("")),
+    ("containerDefinitions[].environment[].value", Works("")),
+    ("containerDefinitions[].environmentFiles", Refused(ROLES)),
+    ("containerDefinitions[].mountPoints", Works("")),
+    ("containerDefinitions[].mountPoints[].sourceVolume", Works("")),
+    ("containerDefinitions[].mountPoints[].containerPath", Works("")),
+    ("containerDefinitions[].mountPoints[].readOnly", Works("")),
+    ("containerDefinitions[].volumesFrom", Refused(DEPTH)),
+    ("containerDefinitions[].linuxParameters", Works("")),
+    ("containerDefinitions[].linuxParameters.capabilities", Works("")),
+    ("containerDefinitions[].linuxParameters.capabilities.add", Works("")),
+    ("containerDefinitions[].linuxParameters.capabilities.drop", Works("")),
+    ("containerDefinitions[].linuxParameters.devices", Refused(DEPTH)),
+    ("containerDefinitions[].linuxParameters.initProcessEnabled", Refused(DEPTH)),
+    ("containerDefinitions[].linuxParameters.sharedMemorySize", Refused(DEPTH)),
+    ("containerDefinitions[].linuxParameters.tmpfs", Refused(DEPTH)),
+    ("containerDefinitions[].linuxParameters.maxSwap", Refused(DEPTH)),
+    ("containerDefinitions[].linuxParameters.swappiness", Refused(DEPTH)),
+    ("containerDefinitions[].secrets", Refused(ROLES)),
+    ("containerDefinitions[].dependsOn", Works("")),
+    ("containerDefinitions[].dependsOn[].containerName", Works("")),
+    ("containerDefinitions[].dependsOn[].condition", Works("`START`, `COMPLETE`, `SUCCESS`; `HEALTHY` comes with health checks")),
+    ("containerDefinitions[].startTimeout", Refused(DEPTH)),
+    ("containerDefinitions[].stopTimeout", Works("")),
+    ("containerDefinitions[].versionConsistency", Refused("a service's deployments come later")),
+    ("containerDefinitions[].hostname", Refused(DEPTH)),
+    ("containerDefinitions[].user", Works("")),
+    ("containerDefinitions[].workingDirectory", Works("")),
+    ("containerDefinitions[].disableNetworking", Refused(NETWORK)),
+    ("containerDefinitions[].privileged", Works("")),
+    ("containerDefinitions[].readonlyRootFilesystem", Works("")),
+    ("containerDefinitions[].dnsServers", Refused(NETWORK)),
+    ("containerDefinitions[].dnsSearchDomains", Refused(NETWORK)),
+    ("containerDefinitions[].extraHosts", Refused(DEPTH)),
+    ("containerDefinitions[].dockerSecurityOptions", Refused(DEPTH)),
+    ("containerDefinitions[].interactive", Refused(DEPTH)),
+    ("containerDefinitions[].pseudoTerminal", Refused(DEPTH)),
+    ("containerDefinitions[].dockerLabels", Refused(DEPTH)),
+    ("containerDefinitions[].ulimits", Works("within what the host may raise")),
+    ("containerDefinitions[].ulimits[].name", Works("")),
+    ("containerDefinitions[].ulimits[].softLimit", Works("")),
+    ("containerDefinitions[].ulimits[].hardLimit", Works("")),
+    ("containerDefinitions[].logConfiguration", Works("")),
+    ("containerDefinitions[].logConfiguration.logDriver", Works("`json-file`")),
+    ("containerDefinitions[].logConfiguration.options", Works("`max-size`, `max-file`")),
+    ("containerDefinitions[].logConfiguration.secretOptions", Refused(ROLES)),
+    ("containerDefinitions[].healthCheck", Refused("health checks are not run yet")),
+    ("containerDefinitions[].systemControls", Refused(DEPTH)),
+    ("containerDefinitions[].resourceRequirements", Refused("GPUs and accelerators are not supported")),
+    ("containerDefinitions[].firelensConfiguration", Refused("FireLens is not supported")),
+    ("containerDefinitions[].credentialSpecs", Refused("gMSA is not supported")),
+];
+
+/// RunTask without its overrides.
+#[rustfmt::skip]
+pub const RUN_TASK: &[Row] = &[
+    ("capacityProviderStrategy", Refused(CLUSTER)),
+    ("cluster", Works("")),
+    ("count", Works("1 to 10")),
+    ("enableECSManagedTags", Refused(DEPTH)),
+    ("enableExecuteCommand", Works("commands can be executed in any task")),
+    ("group", Works("")),
+    ("launchType", Works("`EC2`, `EXTERNAL`; `FARGATE` comes later")),
+    ("networkConfiguration", Works("")),
+    ("networkConfiguration.awsvpcConfiguration", Works("with `networkMode` `awsvpc`")),
+    ("networkConfiguration.awsvpcConfiguration.subnets", Works("accepted; there is one network")),
+    ("networkConfiguration.awsvpcConfiguration.securityGroups", Refused(NETWORK)),
+    ("networkConfiguration.awsvpcConfiguration.assignPublicIp", Works("`DISABLED`")),
+    ("overrides", Works("")),
+    ("overrides.containerOverrides", Works("")),
+    ("overrides.containerOverrides[].name", Works("")),
+    ("overrides.containerOverrides[].command", Works("")),
+    ("overrides.containerOverrides[].environment", Works("")),
+    ("overrides.containerOverrides[].environment[].name", Works("")),
+    ("overrides.containerOverrides[].environment[].value", Works("")),
+    ("overrides.containerOverrides[].environmentFiles", Refused(ROLES)),
+    ("overrides.containerOverrides[].cpu", Works("")),
+    ("overrides.containerOverrides[].memory", Works("")),
+    ("overrides.containerOverrides[].memoryReservation", Works("")),
+    ("overrides.containerOverrides[].resourceRequirements", Refused("GPUs and accelerators are not supported")),
+    ("overrides.cpu", Works("")),
+    ("overrides.inferenceAcceleratorOverrides", Refused("AWS has retired Elastic Inference")),
+    ("overrides.executionRoleArn", Refused(ROLES)),
+    ("overrides.memory", Works("")),
+    ("overrides.taskRoleArn", Refused(ROLES)),
+    ("overrides.ephemeralStorage", Refused(DEPTH)),
+    ("placementConstraints", Refused(CLUSTER)),
+    ("placementStrategy", Refused(CLUSTER)),
+    ("platformVersion", Refused("platform versions are Fargate's")),
+    ("propagateTags", Refused(DEPTH)),
+    ("referenceId", Refused(DEPTH)),
+    ("startedBy", Works("")),
+    ("tags", Refused(DEPTH)),
+    ("taskDefinition", Works("")),
+    ("clientToken", Works("")),
+    ("volumeConfigurations", Refused("there are no EBS volumes here")),
+];
+
+/// Adds a problem for each member of `value` that `table` refuses. What says nothing (null, `[]`, `{}`, false, 0, NONE)
+/// counts as absent.
+pub(crate) fn refuse(table: &[Row], value: &Value, prefix: &str, problems: &mut Problems) {
+    walk(table, value, &mut String::new(), &mut String::from(prefix), problems);
+}
+
+fn walk(table: &[Row], value: &Value, row: &mut String, path: &mut String, problems: &mut Problems) {
+    match value {
+        Value::Object(members) => {
+            for (name, member) in members {
+                let (row_end, path_end) = (row.len(), path.len());
+                for text in [&mut *row, &mut *path] {
+                    if !text.is_empty() {
+                        text.push('.');
+                    }
+                    text.push_str(name);
+                }
+                match table.iter().find(|(known, _)| *known == row.as_str()) {
+                    Some((_, Refused(reason))) if !is_absent(member) => {
+                        problems.client(path.as_str(), format!("{path} is not supported: {reason}."));
+                    }
+                    Some((_, Works(_))) => walk(table, member, row, path, problems),
+                    _ => {}
+                }
+                row.truncate(row_end);
+                path.truncate(path_end);
+            }
+        }
+        Value::Array(items) => {
+            let (row_end, path_end) = (row.len(), path.len());
+            row.push_str("[]");
+            for (index, item) in items.iter().enumerate() {
+                path.push_str(&format!("[{index}]"));
+                walk(table, item, row, path, problems);
+                path.truncate(path_end);
+            }
+            row.truncate(row_end);
+        }
+        _ => {}
+    }
+}
+
+fn is_absent(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Number(number) => number.as_f64() == Some(0.0),
+        Value::String(text) => text == "NONE",
+        Value::Array(items) => items.is_empty(),
+        Value::Object(members) => members.values().all(is_absent),
+        Value::Bool(true) => false,
+    }
+}
+
+/// The README's table: each member that works with its note, each that is refused with its reason.
+pub fn markdown_table() -> String {
+    let mut text = String::from("| Task definition | | |\n|---|---|---|\n");
+    for (path, support) in TASK_DEFINITION {
+        // A member's own members are told only where they differ from it.
+        let depth = path.matches('.').count();
+        let noteworthy = matches!(support, Refused(_)) || !matches!(support, Works("")) || depth <= 1;
+        if !noteworthy {
+            continue;
+        }
+        let (word, note) = match support {
+            Works(note) => ("works", note),
+            Refused(reason) => ("refused", reason),
+        };
+        text.push_str(&format!("| `{path}` | {word} | {note} |\n"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;
