@@ -1,1 +1,3 @@
-//! Owned by the other half of this crate.
+//! The monitor: parent of a container's pid 1, which outlives the agent.
+
+pub mod protocol;

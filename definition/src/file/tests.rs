@@ -54,7 +54,7 @@ fn problems_are_placed() {
     let request = read(text).unwrap().request;
     let problems = crate::check(&request).unwrap_err();
     let placed = place(text, &problems[0]);
-    assert_eq!((placed.line, placed.column, placed.path.as_str()), (2, 35, "containerDefinitions[0].memory"));
+    assert_eq!((placed.line, placed.column, placed.path.as_str()), (2, 32, "containerDefinitions[0].memory"));
     // A member that is missing stands where its container does.
     assert_eq!(locate(text, "containerDefinitions[0].healthCheck"), Some((2, 3)));
 }

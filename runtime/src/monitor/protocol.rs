@@ -1,0 +1,269 @@
+//! What a monitor and the agent tell each other: records in the bundle directory, the line on the monitor's stdout, and
+//! frames on its socket. Owns the forms; who writes what when is `monitor`'s.
+//!
+//! A frame is one byte of type, four bytes of payload length (big-endian) and the payload, [`MAX_PAYLOAD`] at most.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+use oci_spec::runtime::Process;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::process::ProcessRef;
+
+/// Format of the records; a newer one is refused.
+pub const FORMAT: u32 = 1;
+/// Largest payload of a frame, bytes.
+pub const MAX_PAYLOAD: usize = 64 * 1024;
+/// Exit status of a monitor that finds another one at work on its bundle.
+pub const EXIT_BUSY: u8 = 3;
+
+/// Held by the monitor from its first step to its last.
+pub const LOCK_FILE: &str = "monitor.lock";
+/// [`MonitorRecord`], from the moment the program runs.
+pub const MONITOR_FILE: &str = "monitor.json";
+/// [`ExitRecord`], once everything is over.
+pub const EXIT_FILE: &str = "exit.json";
+/// The monitor's socket.
+pub const SOCKET_FILE: &str = "monitor.sock";
+
+/// A running container.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MonitorRecord {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// The monitor itself.
+    pub monitor: ProcessRef,
+    /// The container's pid 1, by its pid outside.
+    pub init: ProcessRef,
+    /// Seconds since the epoch.
+    pub started_at: f64,
+}
+
+/// How a container ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExitRecord {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// The program's exit status, 128 + n for signal n; 127 and 126 where it could not be executed; absent where
+    /// nothing was executed.
+    pub exit_code: Option<i32>,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+    /// Whether the kernel killed a process of the container for want of memory.
+    pub oom_killed: bool,
+    /// Seconds since the epoch; absent when the program never ran.
+    pub started_at: Option<f64>,
+    /// Seconds since the epoch.
+    pub finished_at: f64,
+    /// Why it could not be created or started.
+    pub error: Option<Failure>,
+}
+
+/// Why a container could not be created or started, in ECS's words.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// `CannotCreateContainerError` or `CannotStartContainerError`; `InvalidRequest` on the socket.
+    pub kind: String,
+    /// For people.
+    pub message: String,
+}
+
+/// The one line on the monitor's stdout.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Ready {
+    /// The program runs.
+    Started(MonitorRecord),
+    /// It does not; the exit record says the same.
+    Failed(Failure),
+}
+
+/// A client's first frame.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "camelCase")]
+pub enum Request {
+    /// Sends a signal to the container's pid 1. Answered by [`Kind::Done`].
+    Signal {
+        /// Its number.
+        signal: i32,
+    },
+    /// Asks for the [`MonitorRecord`]. Answered by [`Kind::Json`].
+    State,
+    /// Runs a further process. Answered by [`Kind::Done`] once it runs, then its output, then [`Kind::Exit`].
+    Exec {
+        /// What to run.
+        process: Box<Process>,
+        /// Whether [`Kind::Stdin`] frames will come.
+        stdin: bool,
+    },
+}
+
+/// A terminal's size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Window {
+    /// Characters.
+    pub rows: u16,
+    /// Characters.
+    pub columns: u16,
+}
+
+/// A signal for an executed process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Signal {
+    /// Its number.
+    pub signal: i32,
+}
+
+/// How an executed process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Exited {
+    /// 128 + n for signal n.
+    pub exit_code: i32,
+}
+
+/// A frame's type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// [`Request`], to the monitor.
+    Request = b'R',
+    /// Bytes for the process, to the monitor.
+    Stdin = b'I',
+    /// No more bytes, to the monitor.
+    StdinClosed = b'C',
+    /// [`Window`], to the monitor.
+    Resize = b'W',
+    /// [`Signal`], to the monitor.
+    Signal = b'S',
+    /// Empty: done, or it runs.
+    Done = b'K',
+    /// An answer.
+    Json = b'J',
+    /// [`Failure`].
+    Failed = b'!',
+    /// Bytes of the process.
+    Stdout = b'O',
+    /// Bytes of the process.
+    Stderr = b'E',
+    /// [`Exited`]; the last frame.
+    Exit = b'X',
+}
+
+impl Kind {
+    fn of(byte: u8) -> Option<Kind> {
+        use Kind::{Done, Exit, Failed, Json, Request, Resize, Signal, Stderr, Stdin, StdinClosed, Stdout};
+        [Request, Stdin, StdinClosed, Resize, Signal, Done, Json, Failed, Stdout, Stderr, Exit]
+            .into_iter()
+            .find(|kind| *kind as u8 == byte)
+    }
+}
+
+/// A frame as bytes. The payload is [`MAX_PAYLOAD`] at most.
+pub fn encode(kind: Kind, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len().min(MAX_PAYLOAD)).unwrap_or_default();
+    let mut frame = Vec::with_capacity(5 + payload.len());
+    frame.push(kind as u8);
+    frame.extend(length.to_be_bytes());
+    frame.extend(&payload[..payload.len().min(MAX_PAYLOAD)]);
+    frame
+}
+
+/// Takes the first whole frame off `buffer`; None where it is not whole yet. InvalidData for a type or a length that
+/// no frame has.
+pub fn decode(buffer: &mut Vec<u8>) -> io::Result<Option<(Kind, Vec<u8>)>> {
+    let Some((&[kind, a, b, c, d], rest)) = buffer.split_first_chunk::<5>() else { return Ok(None) };
+    let kind = Kind::of(kind).ok_or(io::ErrorKind::InvalidData)?;
+    let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
+    if length > MAX_PAYLOAD {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    if rest.len() < length {
+        return Ok(None);
+    }
+    let payload = rest[..length].to_vec();
+    buffer.drain(..5 + length);
+    Ok(Some((kind, payload)))
+}
+
+/// Sends one request and waits for the one frame that answers it.
+pub fn ask(stream: &mut (impl Read + Write), request: &Request) -> io::Result<(Kind, Vec<u8>)> {
+    stream.write_all(&encode(Kind::Request, &serde_json::to_vec(request)?))?;
+    let mut buffer = Vec::new();
+    let mut chunk = [0; 512];
+    loop {
+        if let Some(frame) = decode(&mut buffer)? {
+            return Ok(frame);
+        }
+        match stream.read(&mut chunk)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            read => buffer.extend(&chunk[..read]),
+        }
+    }
+}
+
+/// Reads a record of the bundle directory; None when it is not there. InvalidData when it is newer or damaged.
+pub fn read_record<T: DeserializeOwned>(directory: &Path, file: &str) -> io::Result<Option<T>> {
+    #[derive(Deserialize)]
+    struct Format {
+        format: u32,
+    }
+    let bytes = match fs::read(directory.join(file)) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    if serde_json::from_slice::<Format>(&bytes)?.format > FORMAT {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "the record is of a newer format"));
+    }
+    Ok(Some(serde_json::from_slice(&bytes)?))
+}
+
+/// Writes a record so that it is there whole or not at all, and on disk when this returns.
+pub fn write_record(directory: &Path, file: &str, record: &impl Serialize) -> io::Result<()> {
+    let temporary = directory.join(format!(".{file}.new"));
+    let mut open = fs::File::create(&temporary)?;
+    open.write_all(&serde_json::to_vec(record)?)?;
+    open.sync_all()?;
+    fs::rename(&temporary, directory.join(file))?;
+    fs::File::open(directory)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_survive_being_torn() {
+        let mut bytes = encode(Kind::Stdout, b"hello");
+        bytes.extend(encode(Kind::Exit, br#"{"exitCode":3}"#));
+        let mut buffer = Vec::new();
+        let mut frames = Vec::new();
+        for byte in bytes {
+            buffer.push(byte);
+            frames.extend(decode(&mut buffer).unwrap());
+        }
+        assert_eq!(frames[0], (Kind::Stdout, b"hello".to_vec()));
+        assert_eq!(serde_json::from_slice::<Exited>(&frames[1].1).unwrap().exit_code, 3);
+        assert!(buffer.is_empty());
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        assert!(decode(&mut b"?\0\0\0\0".to_vec()).is_err());
+        assert!(decode(&mut b"O\xff\xff\xff\xff".to_vec()).is_err());
+    }
+
+    #[test]
+    fn newer_records_are_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        write_record(directory.path(), EXIT_FILE, &serde_json::json!({ "format": 2 })).unwrap();
+        assert!(read_record::<ExitRecord>(directory.path(), EXIT_FILE).is_err());
+        assert!(read_record::<MonitorRecord>(directory.path(), MONITOR_FILE).unwrap().is_none());
+    }
+}
