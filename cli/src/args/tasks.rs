@@ -1,0 +1,152 @@
+//! Options of the commands on tasks.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+/// `neargate run`
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// Task definition as JSON; - reads stdin
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Show state changes and logs until the task has stopped; Ctrl-C detaches
+    #[arg(long, conflicts_with = "detach")]
+    pub(crate) follow: bool,
+    /// Return once the task is accepted (the default)
+    #[arg(short, long)]
+    pub(crate) detach: bool,
+    /// Values that replace the definition's: JSON, or @FILE
+    #[arg(long, value_name = "JSON|@FILE")]
+    pub(crate) overrides: Option<String>,
+    /// How to isolate the task
+    #[arg(long, ignore_case = true)]
+    pub(crate) launch_type: Option<LaunchType>,
+    /// Subnets and security groups of an awsvpc task: JSON, or @FILE
+    #[arg(long, value_name = "JSON|@FILE")]
+    pub(crate) network_configuration: Option<String>,
+    /// Number of tasks
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(i32).range(1..=10))]
+    pub(crate) count: i32,
+    /// Cluster to run in
+    #[arg(long)]
+    pub(crate) cluster: Option<String>,
+    /// Who starts it, to find it again
+    #[arg(long)]
+    pub(crate) started_by: Option<String>,
+    /// Task group; family:FAMILY unless given
+    #[arg(long)]
+    pub(crate) group: Option<String>,
+}
+
+/// ECS launch types.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LaunchType {
+    /// Namespaces on this host's kernel
+    #[value(name = "EC2")]
+    Ec2,
+    /// A microVM of its own
+    #[value(name = "FARGATE")]
+    Fargate,
+    /// As EC2
+    #[value(name = "EXTERNAL")]
+    External,
+}
+
+impl LaunchType {
+    /// The word on the wire.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            LaunchType::Ec2 => "EC2",
+            LaunchType::Fargate => "FARGATE",
+            LaunchType::External => "EXTERNAL",
+        }
+    }
+}
+
+/// `neargate ps`
+#[derive(Debug, Args)]
+pub(crate) struct Ps {
+    /// Stopped tasks too
+    #[arg(short, long)]
+    pub(crate) all: bool,
+}
+
+/// `neargate describe`
+#[derive(Debug, Args)]
+pub(crate) struct Describe {
+    /// Tasks by ARN, id or beginning of the id
+    #[arg(value_name = "TASK", required = true)]
+    pub(crate) tasks: Vec<String>,
+}
+
+/// `neargate logs`
+#[derive(Debug, Args)]
+pub(crate) struct Logs {
+    /// Task by ARN, id or beginning of the id
+    #[arg(value_name = "TASK")]
+    pub(crate) task: String,
+    /// Go on until the task has stopped
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Only the last N lines of each container
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
+    pub(crate) tail: Option<i32>,
+    /// Only this container
+    #[arg(short, long, value_name = "NAME")]
+    pub(crate) container: Option<String>,
+    /// Begin each line with its time
+    #[arg(short, long)]
+    pub(crate) timestamps: bool,
+}
+
+/// `neargate stop`
+#[derive(Debug, Args)]
+pub(crate) struct Stop {
+    /// Tasks by ARN, id or beginning of the id
+    #[arg(value_name = "TASK", required = true)]
+    pub(crate) tasks: Vec<String>,
+    /// Told as the tasks' stoppedReason
+    #[arg(long)]
+    pub(crate) reason: Option<String>,
+}
+
+/// `neargate exec`
+#[derive(Debug, Args)]
+pub(crate) struct Exec {
+    /// Pass stdin on to the command
+    #[arg(short, long)]
+    pub(crate) interactive: bool,
+    /// Give the command a terminal
+    #[arg(short, long)]
+    pub(crate) tty: bool,
+    /// user, user:group or ids; the container's user unless given
+    #[arg(short, long)]
+    pub(crate) user: Option<String>,
+    /// Working directory in the container
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) workdir: Option<String>,
+    /// NAME=VALUE, or NAME to pass on one's own; may be repeated
+    #[arg(short, long, value_name = "NAME[=VALUE]", value_parser = environment)]
+    pub(crate) env: Vec<(String, String)>,
+    /// Which container; needed where the task has several
+    #[arg(short, long, value_name = "NAME")]
+    pub(crate) container: Option<String>,
+    /// Task by ARN, id or beginning of the id
+    #[arg(value_name = "TASK")]
+    pub(crate) task: String,
+    /// Command and its arguments
+    #[arg(value_name = "CMD", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) command: Vec<String>,
+}
+
+fn environment(word: &str) -> Result<(String, String), String> {
+    let (name, value) = match word.split_once('=') {
+        Some((name, value)) => (name, value.to_owned()),
+        None => (word, std::env::var(word).map_err(|_| format!("{word} is not set here; write {word}=VALUE"))?),
+    };
+    if name.is_empty() {
+        return Err("the name before = is missing".into());
+    }
+    Ok((name.to_owned(), value))
+}

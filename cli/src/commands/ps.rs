@@ -1,0 +1,99 @@
+//! `neargate ps`: the host's tasks, newest first.
+
+use proto::v1::Task;
+
+use super::{DONE, describe_tasks};
+use crate::{
+    args::{Globals, Ps},
+    client::Client,
+    error::Error,
+    output,
+    table::table,
+    task_name, text, time,
+};
+
+/// Characters of a reason that fit beside the other columns; `neargate describe` shows all of it.
+const REASON: usize = 60;
+
+/// Lists tasks: those that have not stopped, or all.
+pub(super) async fn ps(globals: &Globals, args: &Ps) -> Result<u8, Error> {
+    let client = Client::connect(&globals.socket).await?;
+    let mut arns = task_name::list(&client, "RUNNING").await?;
+    // A task that is being stopped is not to run any more, yet it does.
+    arns.extend(task_name::list(&client, "STOPPED").await?);
+    let mut answer = describe_tasks(&client, &arns).await?;
+    // Removed between the list and the question.
+    answer.failures.clear();
+    if !args.all {
+        answer.tasks.retain(|task| task.last_status.as_deref() != Some("STOPPED"));
+    }
+    answer.tasks.sort_by(|a, b| b.created_at.unwrap_or(0.0).total_cmp(&a.created_at.unwrap_or(0.0)));
+    if globals.json {
+        output::json(&answer).map_err(Error::Output)?;
+    } else {
+        output::line(&listing(&answer.tasks, time::now())).map_err(Error::Output)?;
+    }
+    Ok(DONE)
+}
+
+fn listing(tasks: &[Task], now: f64) -> String {
+    let rows: Vec<_> = tasks.iter().map(|task| row(task, now)).collect();
+    table(["TASK", "DEFINITION", "STATUS", "CONTAINERS", "CREATED", "EXIT/REASON"], &rows)
+}
+
+fn row(task: &Task, now: f64) -> [String; 6] {
+    let running = task.containers.iter().filter(|c| c.last_status.as_deref() == Some("RUNNING")).count();
+    [
+        text::short_id(task.task_arn.as_deref().unwrap_or_default()),
+        text::definition(task.task_definition_arn.as_deref().unwrap_or_default()),
+        text::plain(task.last_status.as_deref().unwrap_or_default()),
+        format!("{running}/{}", task.containers.len()),
+        task.created_at.map(|created| time::ago(now, created)).unwrap_or_default(),
+        ending(task),
+    ]
+}
+
+/// The containers' exit codes and why the task ended.
+fn ending(task: &Task) -> String {
+    let codes: Vec<String> = task.containers.iter().filter_map(|c| c.exit_code).map(|code| code.to_string()).collect();
+    let mut parts = Vec::new();
+    if !codes.is_empty() {
+        parts.push(codes.join(","));
+    }
+    if let Some(reason) = task.stopped_reason.as_deref().filter(|reason| !reason.is_empty()) {
+        parts.push(text::cut(&text::plain(reason), REASON));
+    }
+    parts.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::v1::Container;
+
+    use super::*;
+
+    #[test]
+    fn a_row_tells_what_a_person_looks_for() {
+        let container =
+            |status: &str, exit_code| Container { last_status: Some(status.into()), exit_code, ..Default::default() };
+        let task = Task {
+            task_arn: Some("arn:aws:ecs:local:000000000000:task/default/0123456789abcdef0123456789abcdef".into()),
+            task_definition_arn: Some("arn:aws:ecs:local:000000000000:task-definition/web:3".into()),
+            last_status: Some("STOPPED".into()),
+            created_at: Some(1000.0),
+            stopped_reason: Some("Essential container in\x1b task exited".into()),
+            containers: vec![container("STOPPED", Some(42)), container("STOPPED", None), container("STOPPED", Some(0))],
+            ..Default::default()
+        };
+        assert_eq!(
+            listing(&[task], 1301.0),
+            "TASK           DEFINITION   STATUS    CONTAINERS   CREATED         EXIT/REASON\n\
+             0123456789ab   web:3        STOPPED   0/3          5 minutes ago   42,0 Essential container in\\x1b task exited"
+        );
+    }
+
+    #[test]
+    fn an_empty_list_is_its_header() {
+        assert_eq!(listing(&[], 0.0), "TASK   DEFINITION   STATUS   CONTAINERS   CREATED   EXIT/REASON");
+    }
+}
