@@ -8,7 +8,15 @@
 pub mod bundle;
 pub mod capabilities;
 pub mod cgroup;
+pub mod cli;
+pub mod container;
+pub mod devices;
+pub mod hooks;
+pub mod init;
 pub mod monitor;
+pub mod mounts;
+pub mod namespaces;
+pub mod own_binary;
 pub mod process;
 pub mod seccomp;
 pub mod sys;

@@ -1,3 +1,7 @@
-//! The `neargate-runtime` binary.
+//! The `neargate-runtime` binary: command line in, exit code out. All else is in the library.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    runtime::cli::run()
+}

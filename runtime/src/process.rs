@@ -1,8 +1,14 @@
-//! A process by pid and start time, which no later process with the same pid can be taken for.
+//! A process: its name by pid and start time, which no later process with the same pid can be taken for; and, in the
+//! files below, what OCI's `process` object asks for (user, limits, capabilities, working directory, execve).
 
 use std::io;
 
 use serde::{Deserialize, Serialize};
+
+pub mod limits;
+pub mod procfs;
+pub mod settings;
+pub mod user;
 
 /// Names one process for as long as the machine is up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -11,6 +11,7 @@ pub mod pidfd;
 pub mod prlimit;
 pub mod pty;
 pub mod seccomp;
+pub mod signals;
 pub mod terminal;
 pub mod unix_socket;
 pub mod uts;

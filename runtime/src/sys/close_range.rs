@@ -32,3 +32,9 @@ fn call(first: u32, last: u32, flags: libc::c_uint) -> Result<(), Errno> {
     let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };
     Errno::result(result).map(drop)
 }
+
+/// Closes the child's copy of one descriptor, whose owner is in the parent and is never dropped here.
+pub fn close_one(fd: RawFd) -> Result<(), Errno> {
+    let fd = u32::try_from(fd).map_err(|_| Errno::EBADF)?;
+    call(fd, fd, 0)
+}

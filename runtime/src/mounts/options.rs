@@ -1,0 +1,159 @@
+//! The `options` of an OCI mount (config-linux, "mount options"), sorted into what the mount API wants. Pure.
+
+use std::ffi::CString;
+
+use super::super::init::failure::{Context, Failure, Step};
+use crate::sys::mount_api as api;
+
+/// Attributes to set and to clear.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Change {
+    /// `ATTR_*` bits to set.
+    pub set: u64,
+    /// `ATTR_*` bits to clear.
+    pub clear: u64,
+}
+
+impl Change {
+    fn apply(&mut self, change: Change) {
+        self.set = (self.set & !change.clear) | change.set;
+        self.clear = (self.clear & !change.set) | change.clear;
+        // The atime values exclude each other: the kernel wants the whole mask cleared before one is set.
+        if change.clear & api::ATTR_ATIME_MASK != 0 {
+            self.clear |= api::ATTR_ATIME_MASK;
+        }
+    }
+
+    /// Nothing to do.
+    pub fn is_empty(self) -> bool {
+        self == Change::default()
+    }
+}
+
+/// Options of one mount.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// `Some(recursive)` for `bind` and `rbind`.
+    pub bind: Option<bool>,
+    /// For the mount itself.
+    pub attributes: Change,
+    /// For the mount and all below it (`rro`, `rnosuid`, …).
+    pub recursive_attributes: Change,
+    /// MS_* propagation and whether it is recursive, in the order given.
+    pub propagation: Vec<(u64, bool)>,
+    /// `Some(recursive)` for `idmap` and `ridmap`.
+    pub id_map: Option<bool>,
+    /// Parameters of the file system.
+    pub parameters: Vec<(CString, Option<CString>)>,
+}
+
+impl Options {
+    /// Sorts `options`. Fails on a NUL byte only: what is unknown is taken as a parameter of the file system.
+    pub fn parse(options: &[String]) -> Result<Options, Failure> {
+        let mut parsed = Options::default();
+        for option in options {
+            if let Some(change) = attribute(option) {
+                parsed.attributes.apply(change);
+            } else if let Some(change) = option.strip_prefix('r').and_then(attribute) {
+                parsed.recursive_attributes.apply(change);
+            } else if let Some(propagation) = propagation(option) {
+                parsed.propagation.push(propagation);
+            } else {
+                parsed.other(option)?;
+            }
+        }
+        Ok(parsed)
+    }
+
+    fn other(&mut self, option: &str) -> Result<(), Failure> {
+        match option {
+            "bind" => self.bind = Some(self.bind.unwrap_or(false)),
+            "rbind" => self.bind = Some(true),
+            "idmap" => self.id_map = Some(self.id_map.unwrap_or(false)),
+            "ridmap" => self.id_map = Some(true),
+            // The kernel's defaults, spelled out.
+            "defaults" | "async" | "nomand" | "loud" | "nolazytime" | "norelatime" | "nostrictatime" => {}
+            parameter => {
+                let (key, value) = match parameter.split_once('=') {
+                    Some((key, value)) => (key, Some(value)),
+                    None => (parameter, None),
+                };
+                let text = |text: &str| CString::new(text).on(Step::UnknownOption, parameter);
+                self.parameters.push((text(key)?, value.map(text).transpose()?));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn attribute(option: &str) -> Option<Change> {
+    let set = |set| Some(Change { set, clear: 0 });
+    let clear = |clear| Some(Change { set: 0, clear });
+    let atime = |set| Some(Change { set, clear: api::ATTR_ATIME_MASK });
+    match option {
+        "ro" => set(api::ATTR_RDONLY),
+        "rw" => clear(api::ATTR_RDONLY),
+        "nosuid" => set(api::ATTR_NOSUID),
+        "suid" => clear(api::ATTR_NOSUID),
+        "nodev" => set(api::ATTR_NODEV),
+        "dev" => clear(api::ATTR_NODEV),
+        "noexec" => set(api::ATTR_NOEXEC),
+        "exec" => clear(api::ATTR_NOEXEC),
+        "nodiratime" => set(api::ATTR_NODIRATIME),
+        "diratime" => clear(api::ATTR_NODIRATIME),
+        "nosymfollow" => set(api::ATTR_NOSYMFOLLOW),
+        "symfollow" => clear(api::ATTR_NOSYMFOLLOW),
+        "noatime" => atime(api::ATTR_NOATIME),
+        "strictatime" => atime(api::ATTR_STRICTATIME),
+        "relatime" | "atime" => atime(0),
+        _ => None,
+    }
+}
+
+/// MS_* value and whether it is recursive, for the words of mount(8); also those of `linux.rootfsPropagation`.
+pub fn propagation(word: &str) -> Option<(u64, bool)> {
+    let (word, recursive) = match word.strip_prefix('r') {
+        Some(word) => (word, true),
+        None => (word, false),
+    };
+    let value = match word {
+        "private" => libc::MS_PRIVATE,
+        "slave" => libc::MS_SLAVE,
+        "shared" => libc::MS_SHARED,
+        "unbindable" => libc::MS_UNBINDABLE,
+        _ => return None,
+    };
+    Some((value, recursive))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(options: &[&str]) -> Options {
+        Options::parse(&options.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap()
+    }
+
+    #[test]
+    fn words_go_where_they_belong() {
+        let options = parse(&["rbind", "ro", "nosuid", "rslave", "rnoexec", "ridmap", "size=64k", "newinstance"]);
+        assert_eq!(options.bind, Some(true));
+        assert_eq!(options.attributes.set, api::ATTR_RDONLY | api::ATTR_NOSUID);
+        assert_eq!(options.recursive_attributes.set, api::ATTR_NOEXEC);
+        assert_eq!(options.propagation, [(libc::MS_SLAVE, true)]);
+        assert_eq!(options.id_map, Some(true));
+        assert_eq!(options.parameters, [(c"size".into(), Some(c"64k".into())), (c"newinstance".into(), None)]);
+    }
+
+    #[test]
+    fn the_last_word_wins() {
+        let options = parse(&["ro", "rw", "noatime", "relatime"]);
+        assert_eq!(options.attributes, Change { set: 0, clear: api::ATTR_RDONLY | api::ATTR_ATIME_MASK });
+    }
+
+    #[test]
+    fn relatime_is_not_recursive_elatime_and_rro_is_recursive_ro() {
+        assert!(parse(&["relatime"]).recursive_attributes.is_empty());
+        assert_eq!(parse(&["rro"]).recursive_attributes.set, api::ATTR_RDONLY);
+    }
+}

@@ -1,0 +1,208 @@
+//! Which namespaces a container gets: new ones, joined ones, the host's. Owns the order of joining and the reading of
+//! the configuration; user namespaces and their mappings are in [`user`], pinned namespaces in [`pin`].
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sched::{CloneFlags, setns};
+use nix::sys::stat::Mode;
+use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType};
+
+use crate::init::failure::{Context, Failure, Step};
+
+pub mod pin;
+pub mod user;
+
+/// CLONE_NEWTIME, which nix's flags do not know.
+const NEW_TIME: u64 = 0x80;
+
+/// The namespaces of a container, its paths opened.
+#[derive(Debug)]
+pub struct Namespaces {
+    /// `CLONE_NEW*` bits of those to be made by clone.
+    pub new: u64,
+    /// The cgroup namespace is made by init itself: its root is the group that init has joined by then.
+    pub new_cgroup: bool,
+    /// To be joined before the init is cloned, in this order.
+    join: Vec<Joined>,
+    /// Who the container's root is.
+    pub user: User,
+}
+
+/// The user namespace of a container.
+#[derive(Debug)]
+pub enum User {
+    /// The runtime's own.
+    Host,
+    /// One with these mappings.
+    New {
+        /// `linux.uidMappings`.
+        uid: Vec<LinuxIdMapping>,
+        /// `linux.gidMappings`.
+        gid: Vec<LinuxIdMapping>,
+    },
+    /// One that is there already; it is joined last, as its root may not join what the host owns.
+    Joined,
+}
+
+#[derive(Debug)]
+struct Joined {
+    kind: CloneFlags,
+    path: PathBuf,
+    namespace: OwnedFd,
+}
+
+impl Namespaces {
+    /// Reads `linux.namespaces` and opens every path in it.
+    pub fn open(linux: &Linux) -> Result<Namespaces, Failure> {
+        let mut namespaces = Namespaces { new: 0, new_cgroup: false, join: Vec::new(), user: User::Host };
+        let mut seen = 0;
+        for namespace in linux.namespaces().iter().flatten() {
+            let kind = namespace.typ();
+            let bit = clone_bit(kind);
+            if seen & bit != 0 {
+                return Err(Errno::EINVAL).on(Step::NewNamespace, format!("{kind} twice"));
+            }
+            seen |= bit;
+            match namespace.path().as_ref().filter(|path| !path.as_os_str().is_empty()) {
+                Some(path) => namespaces.add_joined(kind, bit, path)?,
+                None => namespaces.add_new(kind, bit, linux)?,
+            }
+        }
+        if seen & clone_bit(LinuxNamespaceType::Mount) == 0 {
+            // Without one the container's mounts would be the host's.
+            return Err(Errno::ENOTSUP).on(Step::NewNamespace, "mnt, which every container needs");
+        }
+        // The user namespace last; all others while we are host root.
+        namespaces.join.sort_by_key(|joined| joined.kind == CloneFlags::CLONE_NEWUSER);
+        Ok(namespaces)
+    }
+
+    fn add_joined(&mut self, kind: LinuxNamespaceType, bit: u64, path: &PathBuf) -> Result<(), Failure> {
+        if kind == LinuxNamespaceType::Mount {
+            return Err(Errno::ENOTSUP).on(Step::JoinNamespace, format!("mnt {}", path.display()));
+        }
+        if kind == LinuxNamespaceType::User {
+            self.user = User::Joined;
+        }
+        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+        let namespace = open(path, flags, Mode::empty()).on(Step::OpenNamespace, path.display())?;
+        let kind = CloneFlags::from_bits_retain(i32::try_from(bit).map_err(|_| Errno::EINVAL).at(Step::OpenNamespace)?);
+        self.join.push(Joined { kind, path: path.clone(), namespace });
+        Ok(())
+    }
+
+    fn add_new(&mut self, kind: LinuxNamespaceType, bit: u64, linux: &Linux) -> Result<(), Failure> {
+        match kind {
+            LinuxNamespaceType::Cgroup => self.new_cgroup = true,
+            LinuxNamespaceType::User => {
+                self.new |= bit;
+                let mappings = |list: &Option<Vec<LinuxIdMapping>>| {
+                    let list = list.clone().unwrap_or_default();
+                    if list.is_empty() { Err(Errno::EINVAL).on(Step::MapIds, "without mappings") } else { Ok(list) }
+                };
+                self.user = User::New { uid: mappings(linux.uid_mappings())?, gid: mappings(linux.gid_mappings())? };
+            }
+            _ => self.new |= bit,
+        }
+        Ok(())
+    }
+
+    /// Whether a helper process has to join namespaces before it can clone the init in them.
+    pub fn needs_helper(&self) -> bool {
+        !self.join.is_empty()
+    }
+
+    /// Joins everything that has a path. For the helper process only.
+    pub fn join(&self) -> Result<(), Failure> {
+        for Joined { kind, path, namespace } in &self.join {
+            setns(namespace, *kind).on(Step::JoinNamespace, path.display())?;
+        }
+        Ok(())
+    }
+
+    /// Whether the container has a namespace of this kind that is not the host's.
+    pub fn owns(&self, kind: CloneFlags) -> bool {
+        self.new & u64::from(kind.bits().unsigned_abs()) != 0 || self.join.iter().any(|joined| joined.kind == kind)
+    }
+
+    /// Whether host names set in the container would be the container's own.
+    pub fn owns_uts(&self) -> bool {
+        self.owns(CloneFlags::CLONE_NEWUTS)
+    }
+
+    /// Whether the container's root is another user than the host's.
+    pub fn has_user(&self) -> bool {
+        !matches!(self.user, User::Host)
+    }
+}
+
+fn clone_bit(kind: LinuxNamespaceType) -> u64 {
+    let flags = match kind {
+        LinuxNamespaceType::Mount => CloneFlags::CLONE_NEWNS,
+        LinuxNamespaceType::Cgroup => CloneFlags::CLONE_NEWCGROUP,
+        LinuxNamespaceType::Uts => CloneFlags::CLONE_NEWUTS,
+        LinuxNamespaceType::Ipc => CloneFlags::CLONE_NEWIPC,
+        LinuxNamespaceType::User => CloneFlags::CLONE_NEWUSER,
+        LinuxNamespaceType::Pid => CloneFlags::CLONE_NEWPID,
+        LinuxNamespaceType::Network => CloneFlags::CLONE_NEWNET,
+        LinuxNamespaceType::Time => return NEW_TIME,
+    };
+    u64::from(flags.bits().unsigned_abs())
+}
+
+/// Every kind by its name below /proc/PID/ns and its clone flag, as setns(2) with a pidfd takes it.
+pub const KINDS: [(&str, CloneFlags); 8] = [
+    ("user", CloneFlags::CLONE_NEWUSER),
+    ("mnt", CloneFlags::CLONE_NEWNS),
+    ("pid", CloneFlags::CLONE_NEWPID),
+    ("uts", CloneFlags::CLONE_NEWUTS),
+    ("ipc", CloneFlags::CLONE_NEWIPC),
+    ("net", CloneFlags::CLONE_NEWNET),
+    ("cgroup", CloneFlags::CLONE_NEWCGROUP),
+    ("time", CloneFlags::from_bits_retain(0x80)),
+];
+
+#[cfg(test)]
+mod tests {
+    use oci_spec::runtime::{LinuxBuilder, LinuxNamespaceBuilder};
+
+    use super::*;
+
+    fn linux(namespaces: &[(LinuxNamespaceType, Option<&str>)]) -> Linux {
+        let namespaces: Vec<_> = namespaces
+            .iter()
+            .map(|(kind, path)| {
+                let builder = LinuxNamespaceBuilder::default().typ(*kind);
+                match path {
+                    Some(path) => builder.path(path),
+                    None => builder,
+                }
+                .build()
+                .unwrap()
+            })
+            .collect();
+        LinuxBuilder::default().namespaces(namespaces).build().unwrap()
+    }
+
+    #[test]
+    fn user_namespace_is_joined_last() {
+        let namespaces = Namespaces::open(&linux(&[
+            (LinuxNamespaceType::User, Some("/proc/self/ns/user")),
+            (LinuxNamespaceType::Network, Some("/proc/self/ns/net")),
+            (LinuxNamespaceType::Mount, None),
+        ]))
+        .unwrap();
+        let last = namespaces.join.last().unwrap();
+        assert_eq!(last.kind, CloneFlags::CLONE_NEWUSER);
+        assert!(namespaces.has_user() && namespaces.needs_helper());
+    }
+
+    #[test]
+    fn the_hosts_mount_namespace_is_refused() {
+        let failure = Namespaces::open(&linux(&[(LinuxNamespaceType::Pid, None)])).unwrap_err();
+        assert_eq!(failure.errno, Errno::ENOTSUP);
+    }
+}
