@@ -1,0 +1,251 @@
+//! A scripted agent on a real Unix socket: answers from a fixed list of tasks, plays states and logs, and runs a few
+//! make-believe commands. Owns no behaviour of the real one.
+
+use std::{
+    collections::VecDeque,
+    path::PathBuf,
+    pin::Pin,
+    sync::{Arc, Mutex},
+};
+
+use proto::v1::{
+    task_service_server::{TaskService, TaskServiceServer},
+    *,
+};
+use tokio::{net::UnixListener, sync::mpsc};
+use tokio_stream::{
+    Stream, StreamExt as _,
+    wrappers::{ReceiverStream, UnixListenerStream},
+};
+use tonic::{Request, Response, Status, Streaming};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+type Answer<T> = Result<Response<T>, Status>;
+type Flow<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// What the stub plays, and what it was asked.
+#[derive(Default)]
+pub(crate) struct Script {
+    /// All tasks there are.
+    pub(crate) tasks: Vec<Task>,
+    /// RunTask's failures; without any it answers the first task.
+    pub(crate) failures: Vec<Failure>,
+    /// What WatchTasks sends, then it stays open.
+    pub(crate) states: Vec<Task>,
+    /// What each GetLogs in turn sends; the last error or end is its end.
+    pub(crate) logs: VecDeque<Vec<Result<GetLogsResponse, Status>>>,
+    /// Definitions as registered.
+    pub(crate) definitions: Vec<TaskDefinition>,
+    /// `since` of each GetLogs.
+    pub(crate) since: Vec<Option<f64>>,
+}
+
+/// A running stub; ends with its process.
+pub(crate) struct Stub {
+    pub(crate) script: Arc<Mutex<Script>>,
+    pub(crate) socket: PathBuf,
+    _directory: tempfile::TempDir,
+    _runtime: tokio::runtime::Runtime,
+}
+
+impl Stub {
+    pub(crate) fn start(script: Script) -> Stub {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("sock");
+        let script = Arc::new(Mutex::new(script));
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let listener = runtime.block_on(async { UnixListener::bind(&socket).unwrap() });
+        let service = TaskServiceServer::new(Service(script.clone()));
+        runtime.spawn(
+            tonic::transport::Server::builder()
+                .add_service(service)
+                .serve_with_incoming(UnixListenerStream::new(listener)),
+        );
+        Stub { script, socket, _directory: directory, _runtime: runtime }
+    }
+}
+
+struct Service(Arc<Mutex<Script>>);
+
+impl Service {
+    fn with<T>(&self, f: impl FnOnce(&mut Script) -> T) -> T {
+        f(&mut self.0.lock().unwrap())
+    }
+}
+
+fn ok<T>(answer: T) -> Answer<T> {
+    Ok(Response::new(answer))
+}
+
+fn arn(definition: &TaskDefinition) -> String {
+    definition.task_definition_arn.clone().unwrap()
+}
+
+#[tonic::async_trait]
+impl TaskService for Service {
+    async fn register_task_definition(
+        &self,
+        request: Request<RegisterTaskDefinitionRequest>,
+    ) -> Answer<RegisterTaskDefinitionResponse> {
+        let mut definition = definition::registered(request.get_ref());
+        let family = definition.family.clone().unwrap();
+        if family == "refused" {
+            let mut details = ErrorDetails::with_error_info("ClientException", "neargate", [("a".into(), "b".into())]);
+            details.add_bad_request_violation("family", "no such\u{1b} family");
+            details.add_bad_request_violation("memory", "too little");
+            return Err(Status::with_error_details(tonic::Code::InvalidArgument, "2 problems", details));
+        }
+        self.with(|script| {
+            let revision = script.definitions.len() + 1;
+            definition.task_definition_arn = Some(format!("arn:aws:ecs:local:0:task-definition/{family}:{revision}"));
+            definition.status = Some("ACTIVE".into());
+            script.definitions.push(definition.clone());
+        });
+        ok(RegisterTaskDefinitionResponse { task_definition: Some(definition), tags: Vec::new() })
+    }
+
+    async fn describe_task_definition(
+        &self,
+        request: Request<DescribeTaskDefinitionRequest>,
+    ) -> Answer<DescribeTaskDefinitionResponse> {
+        let wanted = request.into_inner().task_definition.unwrap();
+        let found = self.with(|script| script.definitions.iter().find(|d| arn(d) == wanted).cloned());
+        let definition = found.ok_or_else(|| Status::invalid_argument("Unable to describe task definition."))?;
+        ok(DescribeTaskDefinitionResponse { task_definition: Some(definition), tags: Vec::new() })
+    }
+
+    async fn list_task_definitions(
+        &self,
+        _: Request<ListTaskDefinitionsRequest>,
+    ) -> Answer<ListTaskDefinitionsResponse> {
+        let task_definition_arns = self.with(|script| script.definitions.iter().map(arn).collect());
+        ok(ListTaskDefinitionsResponse { task_definition_arns, next_token: None })
+    }
+
+    async fn deregister_task_definition(
+        &self,
+        _: Request<DeregisterTaskDefinitionRequest>,
+    ) -> Answer<DeregisterTaskDefinitionResponse> {
+        Err(Status::unimplemented("not in the stub"))
+    }
+
+    async fn run_task(&self, _: Request<RunTaskRequest>) -> Answer<RunTaskResponse> {
+        ok(self.with(|script| {
+            let failures = script.failures.clone();
+            let tasks = if failures.is_empty() { script.tasks[..1].to_vec() } else { Vec::new() };
+            RunTaskResponse { tasks, failures }
+        }))
+    }
+
+    async fn stop_task(&self, request: Request<StopTaskRequest>) -> Answer<StopTaskResponse> {
+        let wanted = request.into_inner().task.unwrap();
+        let found = self.with(|script| script.tasks.iter().find(|t| t.task_arn.as_ref() == Some(&wanted)).cloned());
+        let task = found.ok_or_else(|| Status::invalid_argument("The referenced task was not found."))?;
+        ok(StopTaskResponse { task: Some(task) })
+    }
+
+    async fn describe_tasks(&self, request: Request<DescribeTasksRequest>) -> Answer<DescribeTasksResponse> {
+        let wanted = request.into_inner().tasks;
+        let found = |script: &mut Script| {
+            let named = |task: &&Task| task.task_arn.as_ref().is_some_and(|arn| wanted.contains(arn));
+            script.tasks.iter().filter(named).cloned().collect()
+        };
+        ok(DescribeTasksResponse { tasks: self.with(found), failures: Vec::new() })
+    }
+
+    async fn list_tasks(&self, request: Request<ListTasksRequest>) -> Answer<ListTasksResponse> {
+        let request = request.into_inner();
+        let desired = |task: &&Task| task.desired_status == request.desired_status;
+        let all: Vec<String> =
+            self.with(|script| script.tasks.iter().filter(desired).filter_map(|t| t.task_arn.clone()).collect());
+        // One a page, so that whoever forgets the token is found out.
+        let page: usize = request.next_token.map_or(0, |token| token.parse().unwrap());
+        let next_token = (page + 1 < all.len()).then(|| (page + 1).to_string());
+        ok(ListTasksResponse { task_arns: all.into_iter().skip(page).take(1).collect(), next_token })
+    }
+
+    type WatchTasksStream = Flow<WatchTasksResponse>;
+
+    async fn watch_tasks(&self, _: Request<WatchTasksRequest>) -> Answer<Self::WatchTasksStream> {
+        let states = self.with(|script| script.states.clone());
+        let answers = states.into_iter().map(|task| Ok(WatchTasksResponse { task: Some(task) }));
+        ok(Box::pin(tokio_stream::iter(answers).chain(tokio_stream::pending())))
+    }
+
+    type GetLogsStream = Flow<GetLogsResponse>;
+
+    async fn get_logs(&self, request: Request<GetLogsRequest>) -> Answer<Self::GetLogsStream> {
+        let lines = self.with(|script| {
+            script.since.push(request.get_ref().since);
+            script.logs.pop_front()
+        });
+        match lines {
+            Some(lines) => ok(Box::pin(tokio_stream::iter(lines))),
+            None => ok(Box::pin(tokio_stream::pending())),
+        }
+    }
+
+    type ExecuteCommandStream = Flow<ExecuteCommandResponse>;
+
+    async fn execute_command(
+        &self,
+        request: Request<Streaming<ExecuteCommandRequest>>,
+    ) -> Answer<Self::ExecuteCommandStream> {
+        let mut input = request.into_inner();
+        let start =
+            input.message().await?.and_then(|first| first.start).ok_or_else(|| Status::invalid_argument("no start"))?;
+        let (output, answers) = mpsc::channel(4);
+        tokio::spawn(async move {
+            let code = match start.command[0].as_str() {
+                "cat" => cat(&mut input, &output).await,
+                "trap" => trap(&mut input, &output).await,
+                _ => {
+                    say(&output, &serde_json::to_string(&start).unwrap()).await;
+                    0
+                }
+            };
+            output.send(Ok(ExecuteCommandResponse { exit_code: Some(code), ..Default::default() })).await.unwrap();
+        });
+        ok(Box::pin(ReceiverStream::new(answers)))
+    }
+}
+
+type Output = mpsc::Sender<Result<ExecuteCommandResponse, Status>>;
+
+async fn say(output: &Output, text: &str) {
+    let stdout = Some(text.as_bytes().to_vec());
+    output.send(Ok(ExecuteCommandResponse { stdout, ..Default::default() })).await.unwrap();
+}
+
+/// Copies stdin to stdout and ends with 7.
+async fn cat(input: &mut Streaming<ExecuteCommandRequest>, output: &Output) -> i32 {
+    while let Ok(Some(request)) = input.message().await {
+        if request.stdin_closed == Some(true) {
+            return 7;
+        }
+        let stdout = request.stdin;
+        output.send(Ok(ExecuteCommandResponse { stdout, ..Default::default() })).await.unwrap();
+    }
+    1
+}
+
+/// Says what happens to it: the size of its terminal, keys, signals. Ends at a signal or the key q.
+async fn trap(input: &mut Streaming<ExecuteCommandRequest>, output: &Output) -> i32 {
+    say(output, "ready\n").await;
+    while let Ok(Some(request)) = input.message().await {
+        if let Some(signal) = request.signal {
+            say(output, &format!("{signal}\n")).await;
+            return 128 + 15;
+        }
+        if let Some(size) = request.resize {
+            say(output, &format!("{}x{}\n", size.columns.unwrap(), size.rows.unwrap())).await;
+        }
+        if let Some(keys) = request.stdin {
+            say(output, &format!("keys {keys:?}\n")).await;
+            if keys.contains(&b'q') {
+                return 3;
+            }
+        }
+    }
+    1
+}
