@@ -1,0 +1,1 @@
+//! Unpacking of well-formed and hostile tars, checked on the real file system.
