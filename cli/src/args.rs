@@ -22,6 +22,9 @@ Exit codes:
 
 A task is named by its ARN, its id or the first 4 or more digits of its id.";
 
+/// Where help lists the options of every command.
+const HEADING: &str = "Global options";
+
 /// Runs ECS task definitions on this host.
 #[derive(Debug, Parser)]
 #[command(name = "neargate", version, after_help = EXIT_CODES, arg_required_else_help = true)]
@@ -36,11 +39,11 @@ pub(crate) struct Cli {
 #[derive(Debug, Args)]
 pub(crate) struct Globals {
     /// Socket of the agent
-    #[arg(long, global = true, value_name = "PATH", env = "NEARGATE_SOCKET")]
+    #[arg(long, global = true, help_heading = HEADING, value_name = "PATH", env = "NEARGATE_SOCKET")]
     #[arg(default_value = "/run/neargate/neargated.sock")]
     pub(crate) socket: PathBuf,
     /// Print the answer as ECS JSON and nothing else
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = HEADING)]
     pub(crate) json: bool,
     /// Agent on another host; refused until the agent has a TCP door
     #[arg(long, global = true, value_name = "URL", hide = true, value_parser = refuse_host)]

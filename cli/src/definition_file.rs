@@ -27,7 +27,7 @@ pub(crate) enum FileError {
     TooLarge(PathBuf),
     #[error("{} is not UTF-8 text from byte {position} on", name(path))]
     NotText { path: PathBuf, position: usize },
-    #[error("{problems}\n{}: {}; nothing was done", name(path), text::count(problems.0.len(), "problem"))]
+    #[error("{} does not run here, so nothing was done: {}\n{problems}", name(path), text::count(problems.0.len(), "problem"))]
     Problems { path: PathBuf, problems: Problems },
 }
 

@@ -12,6 +12,10 @@ use crate::{
     text,
 };
 
+/// Seconds before the last line from which to ask again: a double does not tell nanoseconds apart, and the line of
+/// another container may have been written a moment before it and read a moment later.
+const OVERLAP: f64 = 1.0;
+
 /// Reads the lines that a GetLogs request is answered with.
 #[derive(Debug)]
 pub(crate) struct LogStream {
@@ -91,7 +95,7 @@ impl Cursor {
         for place in self.containers.values_mut() {
             place.to_skip = place.taken;
         }
-        self.containers.values().map(|place| place.timestamp).min_by(f64::total_cmp)
+        self.containers.values().map(|place| (place.timestamp - OVERLAP).max(0.0)).min_by(f64::total_cmp)
     }
 
     /// Whether this line was not handed on before; counts it as handed on.

@@ -40,21 +40,32 @@ impl From<tonic::Status> for Refusal {
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // One problem whose text is the message itself is told once, with its path.
-        let told_below = matches!(&self.violations[..], [(_, only)] if self.message.contains(only.as_str()));
-        match &self.violations[..] {
-            [(path, message)] if told_below => write!(f, "{}", located(path, message))?,
-            _ => f.write_str(&text::plain(&self.message))?,
-        }
+        let header = match &self.violations[..] {
+            [(path, message)] if self.message.contains(message.as_str()) => located(path, message),
+            violations => header(&self.message, violations),
+        };
+        f.write_str(&header)?;
         if let Some(reason) = self.reason.as_deref().filter(|reason| !reason.is_empty()) {
             write!(f, " ({})", text::plain(reason))?;
         }
-        if !told_below {
-            for (path, message) in &self.violations {
-                write!(f, "\n  {}", located(path, message))?;
-            }
+        let told = |(path, message): &&(String, String)| header == located(path, message);
+        for (path, message) in self.violations.iter().filter(|violation| !told(violation)) {
+            write!(f, "\n  {}", located(path, message))?;
         }
         Ok(())
+    }
+}
+
+/// The message, or what is left of one that lists the fields, which are told below it.
+fn header(message: &str, violations: &[(String, String)]) -> String {
+    let left = violations.iter().fold(message.to_owned(), |left, (_, told)| left.replacen(told.as_str(), "", 1));
+    if left == message {
+        return text::plain(message);
+    }
+    let problems = text::count(violations.len(), "problem");
+    match left.trim_matches([';', ' ']) {
+        "" => problems,
+        more => format!("{problems} {}", text::plain(more)),
     }
 }
 
@@ -95,6 +106,17 @@ mod tests {
             Refusal::from(status).to_string(),
             "2 problems (ClientException)\n  containerDefinitions[0].links is not supported\n  memory: must\\x1b be a number"
         );
+    }
+
+    #[test]
+    fn problems_that_the_message_lists_are_told_once() {
+        let mut details = ErrorDetails::with_bad_request_violation("a", "a is wrong");
+        details.add_bad_request_violation("b", "b is wrong");
+        let told = |message: &str| {
+            Refusal::from(Status::with_error_details(Code::InvalidArgument, message, details.clone())).to_string()
+        };
+        assert_eq!(told("a is wrong; b is wrong"), "2 problems\n  a is wrong\n  b is wrong");
+        assert_eq!(told("a is wrong; b is wrong; and 3 more"), "2 problems and 3 more\n  a is wrong\n  b is wrong");
     }
 
     #[test]

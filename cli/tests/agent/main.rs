@@ -122,6 +122,7 @@ fn logs_survive_an_agent_that_goes_away() {
             vec![line("stdout", 1.0, "1\n"), line("stdout", 2.0, "2\n"), line("stdout", 2.0, "3\n"), away()],
             vec![away()],
             vec![
+                line("stdout", 1.0, "1\n"),
                 line("stdout", 2.0, "2\n"),
                 line("stdout", 2.0, "3\n"),
                 line("stdout", 2.0, "4\n"),
@@ -134,7 +135,7 @@ fn logs_survive_an_agent_that_goes_away() {
     let output = fed(&stub, &["run", "-", "--follow"], DEFINITION);
     assert_eq!(stdout(&output), "1\n2\n3\n4\n5\n");
     assert_eq!(output.status.code(), Some(125), "it never started: {}", stderr(&output));
-    assert_eq!(stub.script.lock().unwrap().since, [None, Some(2.0), Some(2.0)]);
+    assert_eq!(stub.script.lock().unwrap().since, [None, Some(1.0), Some(1.0)]);
 }
 
 #[test]
