@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic in a test is its report, in helpers too")]
 
+mod images;
 mod stub;
 mod tty;
 

@@ -1,6 +1,8 @@
 //! A scripted agent on a real Unix socket: answers from a fixed list of tasks, plays states and logs, and runs a few
 //! make-believe commands. Owns no behaviour of the real one.
 
+mod images;
+
 use std::{
     collections::VecDeque,
     path::PathBuf,
@@ -9,6 +11,7 @@ use std::{
 };
 
 use proto::v1::{
+    image_service_server::ImageServiceServer,
     task_service_server::{TaskService, TaskServiceServer},
     *,
 };
@@ -59,6 +62,7 @@ impl Stub {
         runtime.spawn(
             tonic::transport::Server::builder()
                 .add_service(service)
+                .add_service(ImageServiceServer::new(images::Images))
                 .serve_with_incoming(UnixListenerStream::new(listener)),
         );
         Stub { script, socket, _directory: directory, _runtime: runtime }
