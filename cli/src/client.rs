@@ -31,6 +31,8 @@ pub(crate) enum ConnectError {
     NotListening(PathBuf),
     #[error("cannot reach neargated at {}: permission denied. Use sudo, or become a member of the group neargate", .0.display())]
     NotPermitted(PathBuf),
+    #[error("cannot reach neargated at {}: a socket's path may have 107 bytes at most", .0.display())]
+    TooLong(PathBuf),
     #[error("cannot reach neargated at {}", path.display())]
     Socket {
         path: PathBuf,
@@ -59,6 +61,7 @@ impl Client {
             match source.kind() {
                 io::ErrorKind::NotFound => ConnectError::Missing(path),
                 io::ErrorKind::ConnectionRefused => ConnectError::NotListening(path),
+                io::ErrorKind::InvalidInput => ConnectError::TooLong(path),
                 io::ErrorKind::PermissionDenied => ConnectError::NotPermitted(path),
                 _ => ConnectError::Socket { path, source },
             }

@@ -1,6 +1,6 @@
 //! A gRPC error as people read it: the agent's message, ECS's name for it, and every field that is at fault.
 
-use std::fmt;
+use std::{error::Error as _, fmt};
 
 use tonic_types::StatusExt as _;
 
@@ -29,10 +29,13 @@ impl From<tonic::Status> for Refusal {
         {
             violations.push((field.clone(), status.message().to_owned()));
         }
-        let message = if status.message().is_empty() {
-            status.code().description().to_owned()
-        } else {
-            status.message().to_owned()
+        let message = match status.message() {
+            // Made on this side, where the connection broke.
+            told if status.source().is_some() => {
+                format!("lost neargated while it answered; is it still running? ({told})")
+            }
+            "" => status.code().description().to_owned(),
+            told => told.to_owned(),
         };
         Refusal { reason: info.map(|info| info.reason.clone()), message, violations }
     }
