@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic in a test is its report, in helpers too")]
 
+mod exec;
 mod images;
 mod stub;
 mod tty;
@@ -140,6 +141,31 @@ fn logs_survive_an_agent_that_goes_away() {
 }
 
 #[test]
+fn an_agent_that_is_killed_is_waited_for() {
+    let mut stub = Stub::start(Script {
+        tasks: vec![task(A, "RUNNING", None)],
+        logs: [vec![line("stdout", 1.0, "1\n")]].into(),
+        logs_stay_open: true,
+        ..Default::default()
+    });
+    let mut child = spawn(neargate(&stub, &["run", "-", "--follow"]).stdin(Stdio::piped()));
+    child.stdin.take().unwrap().write_all(DEFINITION.as_bytes()).unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "1");
+    stub.kill();
+    {
+        let mut script = stub.script.lock().unwrap();
+        script.logs = [vec![line("stdout", 1.0, "1\n"), line("stdout", 2.0, "2\n")]].into();
+        script.logs_stay_open = false;
+        script.states = vec![task(A, "STOPPED", Some(5))];
+    }
+    stub.restart();
+    assert_eq!(lines.next().unwrap().unwrap(), "2");
+    assert!(lines.next().is_none());
+    assert_eq!(child.wait().unwrap().code(), Some(5));
+}
+
+#[test]
 fn following_with_json_prints_the_stopped_task_only() {
     let stub = Stub::start(Script {
         tasks: vec![task(A, "PENDING", None)],
@@ -231,47 +257,4 @@ fn ps_shows_what_has_not_stopped_unless_asked_for_all() {
     assert!(all.contains("42 Essential container in task exited") && all.lines().count() == 4, "{all}");
     let json: serde_json::Value = serde_json::from_slice(&output(&stub, &["ps", "--json"]).stdout).unwrap();
     assert_eq!(json["tasks"].as_array().unwrap().len(), 2);
-}
-
-#[test]
-fn exec_passes_stdin_on_and_the_exit_code_back() {
-    let stub = Stub::start(Script { tasks: vec![task(A, "RUNNING", None)], ..Default::default() });
-    let text = "line\n".repeat(100_000);
-    let mut child = spawn(neargate(&stub, &["exec", "-i", "abcd", "cat"]).stdin(Stdio::piped()));
-    let mut stdin = child.stdin.take().unwrap();
-    let writer = std::thread::spawn({
-        let text = text.clone();
-        move || stdin.write_all(text.as_bytes()).unwrap()
-    });
-    let output = child.wait_with_output().unwrap();
-    writer.join().unwrap();
-    assert_eq!(output.status.code(), Some(7), "{}", stderr(&output));
-    assert_eq!(stdout(&output), text);
-}
-
-#[test]
-fn exec_says_all_that_was_asked_for() {
-    let stub = Stub::start(Script { tasks: vec![task(A, "RUNNING", None)], ..Default::default() });
-    let args = ["exec", "-u", "1:2", "-w", "/w", "-e", "A=b", "-c", "job", "abcd", "show", "-x"];
-    let start: serde_json::Value = serde_json::from_slice(&output(&stub, &args).stdout).unwrap();
-    assert_eq!(start["user"], "1:2");
-    assert_eq!(start["workingDirectory"], "/w");
-    assert_eq!(start["environment"][0]["value"], "b");
-    assert_eq!(start["container"], "job");
-    assert_eq!(start["command"], serde_json::json!(["show", "-x"]));
-    assert_eq!(start["pseudoTerminal"], false);
-    let output = output(&stub, &["exec", "-it", "abcd", "show"]);
-    assert_eq!(output.status.code(), Some(1));
-    assert!(stderr(&output).contains("stdin is not a terminal"), "{}", stderr(&output));
-}
-
-#[test]
-fn exec_forwards_signals() {
-    let stub = Stub::start(Script { tasks: vec![task(A, "RUNNING", None)], ..Default::default() });
-    let mut child = spawn(&mut neargate(&stub, &["exec", "abcd", "trap"]));
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    assert_eq!(lines.next().unwrap().unwrap(), "ready");
-    kill("TERM", &child);
-    assert_eq!(lines.next().unwrap().unwrap(), "SIGTERM");
-    assert_eq!(child.wait().unwrap().code(), Some(143));
 }

@@ -5,7 +5,7 @@ mod images;
 
 use std::{
     collections::VecDeque,
-    path::PathBuf,
+    path::{Path, PathBuf},
     pin::Pin,
     sync::{Arc, Mutex},
 };
@@ -15,7 +15,7 @@ use proto::v1::{
     task_service_server::{TaskService, TaskServiceServer},
     *,
 };
-use tokio::{net::UnixListener, sync::mpsc};
+use tokio::{net::UnixListener, runtime::Runtime, sync::mpsc};
 use tokio_stream::{
     Stream, StreamExt as _,
     wrappers::{ReceiverStream, UnixListenerStream},
@@ -37,6 +37,8 @@ pub(crate) struct Script {
     pub(crate) states: Vec<Task>,
     /// What each GetLogs in turn sends; the last error or end is its end.
     pub(crate) logs: VecDeque<Vec<Result<GetLogsResponse, Status>>>,
+    /// GetLogs does not end after its lines.
+    pub(crate) logs_stay_open: bool,
     /// Definitions as registered.
     pub(crate) definitions: Vec<TaskDefinition>,
     /// `since` of each GetLogs.
@@ -48,7 +50,7 @@ pub(crate) struct Stub {
     pub(crate) script: Arc<Mutex<Script>>,
     pub(crate) socket: PathBuf,
     _directory: tempfile::TempDir,
-    _runtime: tokio::runtime::Runtime,
+    runtime: Option<Runtime>,
 }
 
 impl Stub {
@@ -56,17 +58,32 @@ impl Stub {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("sock");
         let script = Arc::new(Mutex::new(script));
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let listener = runtime.block_on(async { UnixListener::bind(&socket).unwrap() });
-        let service = TaskServiceServer::new(Service(script.clone()));
-        runtime.spawn(
-            tonic::transport::Server::builder()
-                .add_service(service)
-                .add_service(ImageServiceServer::new(images::Images))
-                .serve_with_incoming(UnixListenerStream::new(listener)),
-        );
-        Stub { script, socket, _directory: directory, _runtime: runtime }
+        let runtime = Some(serve(&socket, &script));
+        Stub { script, socket, _directory: directory, runtime }
     }
+
+    /// Breaks every connection and leaves the socket behind, as SIGKILL would.
+    pub(crate) fn kill(&mut self) {
+        self.runtime.take().unwrap().shutdown_timeout(std::time::Duration::from_secs(10));
+    }
+
+    /// Starts again after [`Stub::kill`].
+    pub(crate) fn restart(&mut self) {
+        std::fs::remove_file(&self.socket).unwrap();
+        self.runtime = Some(serve(&self.socket, &self.script));
+    }
+}
+
+fn serve(socket: &Path, script: &Arc<Mutex<Script>>) -> Runtime {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let listener = runtime.block_on(async { UnixListener::bind(socket).unwrap() });
+    runtime.spawn(
+        tonic::transport::Server::builder()
+            .add_service(TaskServiceServer::new(Service(script.clone())))
+            .add_service(ImageServiceServer::new(images::Images))
+            .serve_with_incoming(UnixListenerStream::new(listener)),
+    );
+    runtime
 }
 
 struct Service(Arc<Mutex<Script>>);
@@ -179,11 +196,12 @@ impl TaskService for Service {
     type GetLogsStream = Flow<GetLogsResponse>;
 
     async fn get_logs(&self, request: Request<GetLogsRequest>) -> Answer<Self::GetLogsStream> {
-        let lines = self.with(|script| {
+        let (lines, open) = self.with(|script| {
             script.since.push(request.get_ref().since);
-            script.logs.pop_front()
+            (script.logs.pop_front(), script.logs_stay_open)
         });
         match lines {
+            Some(lines) if open => ok(Box::pin(tokio_stream::iter(lines).chain(tokio_stream::pending()))),
             Some(lines) => ok(Box::pin(tokio_stream::iter(lines))),
             None => ok(Box::pin(tokio_stream::pending())),
         }
