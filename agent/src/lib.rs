@@ -4,8 +4,24 @@
 //! | file | owns |
 //! |---|---|
 //! | `config` | the typed configuration: TOML file and `ECS_*` environment |
+//! | `identity` | instance id, task ids, ARNs |
+//! | `engine` | accepts, finds and stops tasks; restores them after a restart |
+//! | `capacity` | who holds what of the host, who waits for it |
+//! | `store` | what survives the agent |
+//! | `task` | one task: its record, its states, its driver, its bundles |
+//! | `sandbox` | the isolation around a task's containers |
+//! | `events` | telling watchers |
+//! | `trace` | the engine's steps, for tests |
 //! | `logs` | reading what containers wrote |
 #![forbid(unsafe_code)]
 
+pub mod capacity;
 pub mod config;
+pub mod engine;
+mod events;
+pub mod identity;
 pub mod logs;
+pub mod sandbox;
+pub mod store;
+pub mod task;
+pub mod trace;

@@ -16,5 +16,5 @@ pub mod task;
 pub use check::check;
 pub use overrides::with_overrides;
 pub use problem::{Code, Problem};
-pub use registered::{content_equal, registered};
+pub use registered::{content_equal, registered, request};
 pub use run_task::check_run_task;

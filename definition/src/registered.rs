@@ -41,6 +41,31 @@ pub fn registered(request: &RegisterTaskDefinitionRequest) -> TaskDefinition {
     }
 }
 
+/// The request that registers `definition` again.
+pub fn request(definition: &TaskDefinition) -> RegisterTaskDefinitionRequest {
+    let given = definition.clone();
+    RegisterTaskDefinitionRequest {
+        family: given.family,
+        task_role_arn: given.task_role_arn,
+        execution_role_arn: given.execution_role_arn,
+        network_mode: given.network_mode,
+        container_definitions: given.container_definitions,
+        volumes: given.volumes,
+        placement_constraints: given.placement_constraints,
+        requires_compatibilities: given.requires_compatibilities,
+        cpu: given.cpu,
+        memory: given.memory,
+        tags: Vec::new(),
+        pid_mode: given.pid_mode,
+        ipc_mode: given.ipc_mode,
+        proxy_configuration: given.proxy_configuration,
+        inference_accelerators: given.inference_accelerators,
+        ephemeral_storage: given.ephemeral_storage,
+        runtime_platform: given.runtime_platform,
+        enable_fault_injection: given.enable_fault_injection,
+    }
+}
+
 /// Whether two definitions ask for the same, whatever their revisions, times and the order of environment variables.
 pub fn content_equal(a: &TaskDefinition, b: &TaskDefinition) -> bool {
     content(a) == content(b)

@@ -283,6 +283,21 @@ impl Cgroup {
         Ok(())
     }
 
+    /// Names of the groups directly below this one.
+    pub fn children(&self) -> Result<Vec<String>, CgroupError> {
+        let mut names = Vec::new();
+        for directory in self.directories() {
+            for group in tree(&directory)? {
+                if group.parent() == Some(&directory) {
+                    names.extend(group.file_name().map(|name| name.to_string_lossy().into_owned()));
+                }
+            }
+        }
+        names.sort();
+        names.dedup();
+        Ok(names)
+    }
+
     fn make(&self) -> Result<(), CgroupError> {
         let group = self.library();
         group.create().map_err(|source| CgroupError::Create { path: self.path.clone(), source: Box::new(source) })

@@ -1,0 +1,294 @@
+//! The engine: accepts tasks, finds them, stops them. Each task is driven by its own driver; the engine never waits
+//! for one while it holds a lock.
+//!
+//! `definitions` keeps revisions, `admission` is RunTask, `query` answers questions, `restore` is what a restarted
+//! agent does first, `retention` forgets what is old.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use definition::Problem;
+use nix::fcntl::Flock;
+use proto::v1::{ContainerInstance, TaskDefinition};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::capacity::Ledger;
+use crate::config::Config;
+use crate::identity::{Names, TaskId};
+use crate::sandbox::host::Host;
+use crate::store::{Store, StoreError};
+use crate::task::TaskRecord;
+use crate::task::driver::{Command, Driver};
+use crate::task::provision::{Places, USER_SLOTS};
+
+mod admission;
+mod definitions;
+mod host;
+mod query;
+mod restore;
+mod retention;
+
+pub use query::{ContainerLog, ExecTarget};
+
+/// Commands that a driver has not taken yet. Only stops are sent, and a second one is harmless to lose.
+const COMMANDS: usize = 8;
+
+/// Why a request cannot be done.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The request's members are wrong: all of them, each with its path.
+    #[error("{}", .problems.iter().map(|problem| problem.message.as_str()).collect::<Vec<_>>().join(" "))]
+    Invalid {
+        /// At least one.
+        problems: Vec<Problem>,
+    },
+    /// ECS ClientException.
+    #[error("{message}")]
+    Client {
+        /// ECS's text where it has one.
+        message: String,
+    },
+    /// ECS InvalidParameterException.
+    #[error("{message}")]
+    InvalidParameter {
+        /// The request's member.
+        field: &'static str,
+        /// ECS's text where it has one.
+        message: String,
+    },
+    /// ECS ClusterNotFoundException.
+    #[error("Cluster not found.")]
+    ClusterNotFound,
+    /// The client token came with another request before.
+    #[error("The client token was used with other parameters; it stands for {}.", tasks.join(", "))]
+    Conflict {
+        /// The tasks it stands for.
+        tasks: Vec<String>,
+    },
+    /// No new tasks are taken.
+    #[error("The container instance is DRAINING and takes no new tasks.")]
+    Draining,
+    /// The container that a command should run in does not run.
+    #[error("The container {container} is not running.")]
+    NotRunning {
+        /// Its name.
+        container: String,
+    },
+    /// The store failed; nothing changed.
+    #[error("the request could not be stored")]
+    Store(#[from] StoreError),
+    /// A file of a running container is missing or damaged.
+    #[error("cannot read {}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Why the engine cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another agent owns this root.
+    #[error("{} is in use by another agent (process {holder}): stop it, or choose another --root", path.display())]
+    Locked {
+        /// The lock file.
+        path: PathBuf,
+        /// What the file says of its holder.
+        holder: String,
+    },
+    /// A directory or file of the root.
+    #[error("cannot use {}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The images.
+    #[error("cannot open the images")]
+    Images(#[from] rootfs::OpenError),
+}
+
+/// What all parts of the engine share.
+pub(crate) struct Shared {
+    pub(crate) config: Arc<Config>,
+    pub(crate) instance: String,
+    pub(crate) names: Names,
+    pub(crate) store: Store,
+    pub(crate) images: rootfs::Images,
+    /// Cancelled when the agent ends.
+    pub(crate) ends: CancellationToken,
+    /// Counts changes of tasks.
+    pub(crate) changes: watch::Sender<u64>,
+    ledger: Mutex<Ledger>,
+    admissions: Mutex<HashMap<TaskId, oneshot::Sender<()>>>,
+    slots: Mutex<UserSlots>,
+    tasks: Mutex<BTreeMap<TaskId, Handle>>,
+    definitions: Mutex<BTreeMap<(String, i32), TaskDefinition>>,
+    host: Mutex<ContainerInstance>,
+    _lock: Flock<File>,
+}
+
+/// A task as the engine knows it.
+#[derive(Clone)]
+struct Handle {
+    view: watch::Receiver<Arc<TaskRecord>>,
+    commands: mpsc::Sender<Command>,
+}
+
+/// Ranges of host ids in use.
+#[derive(Debug, Default)]
+pub(crate) struct UserSlots(BTreeSet<u32>);
+
+impl UserSlots {
+    /// The smallest free one; None when thousands of tasks have taken all.
+    pub(crate) fn take(&mut self) -> Option<u32> {
+        let free = (0..USER_SLOTS).find(|slot| !self.0.contains(slot))?;
+        self.0.insert(free);
+        Some(free)
+    }
+
+    pub(crate) fn give_back(&mut self, slot: u32) {
+        self.0.remove(&slot);
+    }
+}
+
+/// The engine. Cheap to clone.
+#[derive(Clone)]
+pub struct Engine {
+    shared: Arc<Shared>,
+    /// One RunTask at a time decides, so that a token is never taken twice.
+    deciding: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Engine {
+    /// Takes the root, opens store and images, adopts what an earlier agent left running and removes what it left
+    /// half-made.
+    pub async fn open(config: Arc<Config>) -> Result<Engine, OpenError> {
+        let shared = match tokio::task::spawn_blocking(move || restore::open(config)).await {
+            Ok(shared) => Arc::new(shared?),
+            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+        };
+        let engine = Engine { shared, deciding: Arc::default() };
+        engine.restore().await?;
+        tokio::spawn(retention::run(engine.shared.clone()));
+        Ok(engine)
+    }
+
+    /// Ends the drivers. Containers go on; the next agent finds them.
+    pub async fn shutdown(&self) {
+        self.shared.ends.cancel();
+        let drivers: Vec<_> = self.shared.tasks().values().map(|handle| handle.commands.clone()).collect();
+        for driver in drivers {
+            // A driver that has ended has dropped its end.
+            driver.closed().await;
+        }
+        let shared = self.shared.clone();
+        let removed = tokio::task::spawn_blocking(move || restore::remove_empty_cgroup(&shared));
+        // A panic has been told already.
+        let _best_effort = removed.await;
+    }
+
+    /// The host's images.
+    pub fn images(&self) -> &rootfs::Images {
+        &self.shared.images
+    }
+}
+
+impl Shared {
+    /// Starts the driver of a task.
+    fn drive(self: &Arc<Self>, id: TaskId, record: TaskRecord) {
+        let (publish, view) = watch::channel(Arc::new(record.clone()));
+        let (commands, received) = mpsc::channel(COMMANDS);
+        let (admit, admission) = oneshot::channel();
+        if !record.admitted {
+            lock(&self.admissions).insert(id.clone(), admit);
+        }
+        self.tasks().insert(id.clone(), Handle { view, commands });
+        let places = Places::of(&self.config.root, &id);
+        let sandbox = Host::new(self.config.runtime.clone(), places.run, self.task_cgroup(&id));
+        let shared = self.clone();
+        let driver = Driver { id, shared, sandbox, record, publish, commands: received, admission };
+        tokio::spawn(driver.run());
+    }
+
+    /// Keeps a task that is over, to be described.
+    fn keep(&self, id: TaskId, record: TaskRecord) {
+        let (_publish, view) = watch::channel(Arc::new(record));
+        let (commands, _received) = mpsc::channel(1);
+        self.tasks().insert(id, Handle { view, commands });
+    }
+
+    /// Lets waiting tasks in, as far as there is room.
+    fn admit(&self) {
+        let admitted = self.ledger().admit();
+        let mut admissions = lock(&self.admissions);
+        for task in admitted {
+            if let Some(admit) = admissions.remove(&task) {
+                // A driver that ended meanwhile has released what it was given.
+                let _best_effort = admit.send(());
+            }
+        }
+    }
+
+    /// Takes back what a task held of the host.
+    pub(crate) fn release(&self, task: &TaskId) {
+        self.ledger().release(task);
+        lock(&self.admissions).remove(task);
+        self.admit();
+    }
+
+    /// Tells watchers that a task changed.
+    pub(crate) fn changed(&self) {
+        self.changes.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// The cgroup of a task.
+    pub(crate) fn task_cgroup(&self, task: &TaskId) -> String {
+        format!("{}/{task}", self.cgroup())
+    }
+
+    /// The cgroup of all tasks of this instance.
+    pub(crate) fn cgroup(&self) -> String {
+        format!("/neargate-{}", self.instance)
+    }
+
+    /// The wanted tasks, or all.
+    pub(crate) fn records(&self, wanted: &[TaskId]) -> Vec<(TaskId, Arc<TaskRecord>)> {
+        let tasks = self.tasks();
+        let record = |(id, handle): (&TaskId, &Handle)| (id.clone(), handle.view.borrow().clone());
+        if wanted.is_empty() {
+            tasks.iter().map(record).collect()
+        } else {
+            wanted.iter().filter_map(|id| tasks.get_key_value(id)).map(record).collect()
+        }
+    }
+
+    pub(crate) fn user_slots(&self) -> MutexGuard<'_, UserSlots> {
+        lock(&self.slots)
+    }
+
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        lock(&self.ledger)
+    }
+
+    fn tasks(&self) -> MutexGuard<'_, BTreeMap<TaskId, Handle>> {
+        lock(&self.tasks)
+    }
+}
+
+/// No code panics while it holds one of these; if one did, its data is whole: each change is one assignment.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

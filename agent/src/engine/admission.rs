@@ -1,0 +1,173 @@
+//! RunTask: everything is checked before anything is made; the answer comes once the records are durable.
+
+use definition::task::{CpuArchitecture, LaunchType, TaskSpec};
+use definition::{check_run_task, with_overrides};
+use prost::Message as _;
+use proto::v1::{Container, Failure, RunTaskRequest, RunTaskResponse, Task, TaskDefinition};
+use sha2::{Digest as _, Sha256};
+
+use super::definitions::blocking;
+use super::{Engine, EngineError};
+use crate::capacity::Demand;
+use crate::identity::TaskId;
+use crate::store::TokenRecord;
+use crate::task::lifecycle::Status;
+use crate::task::{Stage, TaskRecord};
+use crate::trace::now;
+
+impl Engine {
+    /// Accepts tasks, or tells why they cannot be placed here.
+    pub async fn run_task(&self, request: RunTaskRequest) -> Result<RunTaskResponse, EngineError> {
+        let _deciding = self.deciding.lock().await;
+        if !self.shared.names.is_cluster(request.cluster.as_deref()) {
+            return Err(EngineError::ClusterNotFound);
+        }
+        let token = request.client_token.clone();
+        let digest = Sha256::digest(RunTaskRequest { client_token: None, ..request.clone() }.encode_to_vec()).to_vec();
+        if let Some(token) = &token
+            && let Some(answer) = self.repeated(token, &digest).await?
+        {
+            return Ok(answer);
+        }
+        if self.is_draining() {
+            return Err(EngineError::Draining);
+        }
+        let definition = self.definition_to_run(&request)?;
+        let spec = checked(&request, &definition)?;
+        let count = usize::try_from(request.count.unwrap_or(1)).unwrap_or(1);
+        if let Some(failure) = self.cannot_be_placed(&spec) {
+            return Ok(RunTaskResponse { tasks: Vec::new(), failures: vec![failure; count] });
+        }
+        let records: Vec<(TaskId, TaskRecord)> =
+            (0..count).map(|_| self.record(&request, &definition, &spec)).collect();
+        let tokens = token.map(|token| {
+            let tasks = records.iter().map(|(id, _)| id.to_string()).collect();
+            (token, TokenRecord { request: digest, tasks })
+        });
+        let (shared, stored) = (self.shared.clone(), records.clone());
+        blocking(move || {
+            let token = tokens.as_ref().map(|(token, record)| (token.as_str(), record.clone()));
+            shared.store.add_tasks(shared.names.cluster(), &stored, token).map_err(EngineError::from)
+        })
+        .await?;
+        let tasks = records.iter().map(|(_, record)| record.task.clone()).collect();
+        for (id, record) in records {
+            self.shared.ledger().wait(id.clone(), Demand::of(&spec));
+            self.shared.drive(id, record);
+        }
+        self.shared.admit();
+        self.shared.changed();
+        Ok(RunTaskResponse { tasks, failures: Vec::new() })
+    }
+
+    /// What an earlier request with this token was answered, as it is now.
+    async fn repeated(&self, token: &str, digest: &[u8]) -> Result<Option<RunTaskResponse>, EngineError> {
+        let (shared, token) = (self.shared.clone(), token.to_owned());
+        let record =
+            blocking(move || shared.store.token(shared.names.cluster(), &token).map_err(EngineError::from)).await?;
+        let Some(record) = record else { return Ok(None) };
+        if record.request != digest {
+            return Err(EngineError::Conflict { tasks: record.tasks });
+        }
+        let ids: Vec<TaskId> = record.tasks.iter().filter_map(|id| TaskId::parse(id)).collect();
+        let tasks = self.shared.records(&ids).into_iter().map(|(_, record)| record.task.clone()).collect();
+        Ok(Some(RunTaskResponse { tasks, failures: Vec::new() }))
+    }
+
+    fn definition_to_run(&self, request: &RunTaskRequest) -> Result<TaskDefinition, EngineError> {
+        let refused = |message: &str| EngineError::Client { message: message.to_owned() };
+        let Some(name) = request.task_definition.as_deref().filter(|name| !name.is_empty()) else {
+            let message = "taskDefinition can not be blank.".to_owned();
+            return Err(EngineError::InvalidParameter { field: "taskDefinition", message });
+        };
+        let definition = self.find_definition(name).ok_or_else(|| refused("TaskDefinition not found."))?;
+        if definition.status() != "ACTIVE" {
+            return Err(refused("TaskDefinition is inactive"));
+        }
+        Ok(definition)
+    }
+
+    /// Why no task of this kind can ever run here, in RunTask's words.
+    fn cannot_be_placed(&self, spec: &TaskSpec) -> Option<Failure> {
+        let host = if cfg!(target_arch = "x86_64") { CpuArchitecture::X86_64 } else { CpuArchitecture::Arm64 };
+        let reason = if spec.cpu_architecture.is_some_and(|wanted| wanted != host) {
+            "ATTRIBUTE"
+        } else {
+            self.shared.ledger().fits_host(&Demand::of(spec)).err()?.reason()
+        };
+        let arn = self.container_instance().container_instance_arn;
+        Some(Failure { arn, reason: Some(reason.to_owned()), detail: None })
+    }
+
+    fn record(&self, request: &RunTaskRequest, definition: &TaskDefinition, spec: &TaskSpec) -> (TaskId, TaskRecord) {
+        let id = TaskId::random();
+        let names = &self.shared.names;
+        let amount = |amount: Option<u32>| amount.map(|amount| amount.to_string());
+        let containers = spec
+            .containers
+            .iter()
+            .map(|container| Container {
+                container_arn: Some(names.container_arn(&id, &uuid::Uuid::new_v4().to_string())),
+                task_arn: Some(names.task_arn(&id)),
+                name: Some(container.name.clone()),
+                image: Some(container.image.clone()),
+                runtime_id: Some(format!("{id}-{}", container.name)),
+                last_status: Some("PENDING".to_owned()),
+                health_status: Some("UNKNOWN".to_owned()),
+                cpu: Some(container.cpu_units.to_string()),
+                memory: amount(container.memory_mib),
+                memory_reservation: amount(container.memory_reservation_mib),
+                ..Container::default()
+            })
+            .collect();
+        let now = Some(now());
+        let task = Task {
+            task_arn: Some(names.task_arn(&id)),
+            cluster_arn: Some(names.cluster_arn()),
+            task_definition_arn: definition.task_definition_arn.clone(),
+            container_instance_arn: self.container_instance().container_instance_arn,
+            last_status: Some(Status::Provisioning.as_str().to_owned()),
+            desired_status: Some("RUNNING".to_owned()),
+            health_status: Some("UNKNOWN".to_owned()),
+            connectivity: Some("CONNECTED".to_owned()),
+            connectivity_at: now,
+            created_at: now,
+            containers,
+            overrides: request.overrides.clone(),
+            group: request.group.clone().or_else(|| Some(format!("family:{}", spec.family))),
+            started_by: request.started_by.clone(),
+            launch_type: Some(request.launch_type.clone().unwrap_or_else(|| "EC2".to_owned())),
+            enable_execute_command: Some(request.enable_execute_command.unwrap_or(false)),
+            cpu: amount(spec.cpu_units),
+            memory: amount(spec.memory_mib),
+            version: Some(1),
+            ..Task::default()
+        };
+        let stages = vec![Stage::Waiting as i32; spec.containers.len()];
+        (id, TaskRecord { task, definition: definition.clone(), stages, ..TaskRecord::default() })
+    }
+}
+
+fn checked(request: &RunTaskRequest, definition: &TaskDefinition) -> Result<TaskSpec, EngineError> {
+    let invalid = |problems| EngineError::Invalid { problems };
+    let problems = check_run_task(request, definition);
+    if !problems.is_empty() {
+        return Err(invalid(problems));
+    }
+    let spec = definition::check(&definition::request(definition)).map_err(invalid)?;
+    let spec = match &request.overrides {
+        Some(overrides) => with_overrides(&spec, overrides).map_err(invalid)?,
+        None => spec,
+    };
+    let fargate = match request.launch_type.as_deref() {
+        Some(launch_type) => launch_type == "FARGATE",
+        None => spec.requires_compatibilities == [LaunchType::Fargate],
+    };
+    if fargate {
+        let message = "The launch type FARGATE is not supported yet: tasks in microVMs come later. Run it with the \
+                       launch type EC2."
+            .to_owned();
+        return Err(EngineError::Client { message });
+    }
+    Ok(spec)
+}

@@ -1,0 +1,188 @@
+//! What an agent does first: takes the root, reads what the last one knew, drives on what lives, removes what nobody
+//! knows.
+
+use std::collections::HashSet;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read as _, Seek as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use runtime::cgroup::Cgroup;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::{Engine, OpenError, Shared, UserSlots, host};
+use crate::capacity::{Demand, Ledger};
+use crate::config::Config;
+use crate::identity::{Names, TaskId, instance_id};
+use crate::sandbox::Sandbox as _;
+use crate::sandbox::host::{Host, remove_tree};
+use crate::store::Store;
+use crate::task::driver::chain;
+use crate::task::provision::Places;
+
+const LOCK: &str = "neargated.lock";
+
+/// Opens all that is on disk. Blocks.
+pub(super) fn open(config: Arc<Config>) -> Result<Shared, OpenError> {
+    let root = &config.root;
+    fs::create_dir_all(root).map_err(|source| OpenError::File { path: root.clone(), source })?;
+    let lock = lock(root)?;
+    let instance = instance_id(root).map_err(|source| OpenError::File { path: root.clone(), source })?;
+    let store = Store::open(&root.join("neargate.redb"))?;
+    let names = Names::new(config.identity.clone());
+    let images = rootfs::Images::open(&root.join("images"), images(&config))?;
+    let known = match store.instance()? {
+        Some(known) => known,
+        None => {
+            let first = host::first(&names);
+            store.put_instance(&first)?;
+            first
+        }
+    };
+    let definitions = store
+        .definitions()?
+        .into_iter()
+        .map(|definition| ((definition.family().to_owned(), definition.revision()), definition))
+        .collect();
+    Ok(Shared {
+        ledger: Mutex::new(Ledger::new(host::total(&config))),
+        config,
+        instance,
+        names,
+        store,
+        images,
+        ends: CancellationToken::new(),
+        changes: watch::Sender::new(0),
+        admissions: Mutex::default(),
+        slots: Mutex::new(UserSlots::default()),
+        tasks: Mutex::default(),
+        definitions: Mutex::new(definitions),
+        host: Mutex::new(known),
+        _lock: lock,
+    })
+}
+
+/// The kernel drops the lock with the process, however that ends.
+fn lock(root: &Path) -> Result<Flock<fs::File>, OpenError> {
+    let path = root.join(LOCK);
+    let failed = |source: io::Error| OpenError::File { path: path.clone(), source };
+    let mut options = OpenOptions::new();
+    let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(failed)?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(mut lock) => {
+            let told = lock
+                .set_len(0)
+                .and_then(|()| lock.rewind())
+                .and_then(|()| lock.write_all(std::process::id().to_string().as_bytes()));
+            told.map_err(failed).map(|()| lock)
+        }
+        Err((mut file, Errno::EWOULDBLOCK)) => {
+            let mut holder = String::new();
+            file.read_to_string(&mut holder).map_err(failed)?;
+            Err(OpenError::Locked { path, holder })
+        }
+        Err((_, errno)) => Err(failed(errno.into())),
+    }
+}
+
+fn images(config: &Config) -> rootfs::Config {
+    let registries = config
+        .registries
+        .iter()
+        .map(|(host, settings)| {
+            let settings = rootfs::RegistryConfig {
+                plain_http: settings.plain_http,
+                mirrors: settings.mirrors.clone(),
+                username: settings.username.clone(),
+                password_file: settings.password_file.clone(),
+                ca_file: settings.ca_file.clone(),
+            };
+            (host.clone(), settings)
+        })
+        .collect();
+    rootfs::Config { registries, ..rootfs::Config::default() }
+}
+
+/// Removes the instance's own cgroup where no task is left in it.
+pub(super) fn remove_empty_cgroup(shared: &Shared) {
+    let Ok(cgroup) = Cgroup::open(&shared.cgroup()) else { return };
+    if cgroup.exists()
+        && cgroup.children().is_ok_and(|children| children.is_empty())
+        && let Err(error) = cgroup.delete()
+    {
+        tracing::warn!(error = chain(&error), "the empty cgroup of this agent could not be removed");
+    }
+}
+
+impl Engine {
+    /// Drives on every task that has not stopped and keeps the others.
+    pub(super) async fn restore(&self) -> Result<(), OpenError> {
+        let shared = &self.shared;
+        let mut live = Vec::new();
+        let mut known = HashSet::new();
+        for record in shared.store.tasks(shared.names.cluster())? {
+            let Some(id) = record.id() else { continue };
+            known.insert(id.clone());
+            if record.is_stopped() {
+                shared.keep(id, record);
+            } else {
+                live.push((id, record));
+            }
+        }
+        let owners: HashSet<String> = live.iter().map(|(id, _)| id.to_string()).collect();
+        if let Err(error) = shared.images.retain_owners(&owners) {
+            tracing::error!(error = chain(&error), "leases of tasks that are gone could not be dropped");
+        }
+        self.remove_unknown(&known, &owners).await;
+        // Oldest first, as they came.
+        live.sort_by(|(_, a), (_, b)| a.task.created_at().total_cmp(&b.task.created_at()));
+        for (id, record) in live {
+            if let Some(slot) = record.user_slot {
+                shared.user_slots().0.insert(slot);
+            }
+            match record.spec() {
+                Ok(spec) if record.admitted => shared.ledger().hold(id.clone(), Demand::of(&spec)),
+                Ok(spec) => shared.ledger().wait(id.clone(), Demand::of(&spec)),
+                // Its driver tells what is wrong with it.
+                Err(_) => {}
+            }
+            shared.drive(id, record);
+        }
+        shared.admit();
+        Ok(())
+    }
+
+    /// Namespaces, cgroups, bundles and disks that no live task has.
+    async fn remove_unknown(&self, known: &HashSet<TaskId>, live: &HashSet<String>) {
+        let shared = &self.shared;
+        let mut left: HashSet<TaskId> = directories(&shared.config.root.join("run"));
+        let groups = Cgroup::open(&shared.cgroup()).and_then(|cgroup| cgroup.children()).unwrap_or_default();
+        left.extend(groups.iter().filter_map(|name| TaskId::parse(name)));
+        left.retain(|id| !live.contains(id.as_str()));
+        for id in left {
+            let places = Places::of(&shared.config.root, &id);
+            let sandbox = Host::new(shared.config.runtime.clone(), places.run, shared.task_cgroup(&id));
+            if let Err(error) = sandbox.destroy().await {
+                tracing::error!(task = %id, error = chain(&error), "what an earlier agent left could not be removed");
+            }
+        }
+        for id in directories(&shared.config.root.join("tasks")) {
+            let places = Places::of(&shared.config.root, &id);
+            if !known.contains(&id)
+                && let Err(error) = remove_tree(&places.task)
+            {
+                tracing::error!(task = %id, error = chain(&error), "what an earlier agent left could not be removed");
+            }
+        }
+    }
+}
+
+/// Directories that are named as tasks are.
+fn directories(parent: &Path) -> HashSet<TaskId> {
+    let entries = fs::read_dir(parent).into_iter().flatten().flatten();
+    entries.filter_map(|entry| TaskId::parse(&entry.file_name().to_string_lossy())).collect()
+}

@@ -1,0 +1,35 @@
+//! Tells whoever watches that some task changed. Watchers look at the tasks themselves, so that a slow one sees the
+//! newest state and misses nothing that lasts.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures_util::Stream;
+use proto::v1::Task;
+use tokio::sync::watch;
+
+use crate::engine::Shared;
+use crate::identity::TaskId;
+
+/// Each wanted task as it is, then after each change. With no `wanted`, every task, those to come included; otherwise
+/// the stream ends once all of them have stopped.
+pub(crate) fn tasks(shared: Arc<Shared>, wanted: Vec<TaskId>) -> impl Stream<Item = Task> + Send + 'static {
+    let mut changes: watch::Receiver<u64> = shared.changes.subscribe();
+    async_stream::stream! {
+        let mut seen: BTreeMap<TaskId, i32> = BTreeMap::new();
+        loop {
+            changes.mark_unchanged();
+            let records = shared.records(&wanted);
+            let all_stopped = !wanted.is_empty() && records.iter().all(|(_, record)| record.is_stopped());
+            for (id, record) in records {
+                let version = record.task.version();
+                if seen.insert(id, version) != Some(version) {
+                    yield record.task.clone();
+                }
+            }
+            if all_stopped || changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! The isolation around a task's containers. One trait for all kinds; `host` is namespaces on this kernel.
+
+use std::future::Future;
+use std::path::{Path, PathBuf};
+
+use runtime::monitor::protocol::{ExitRecord, Failure};
+
+pub mod host;
+
+/// Why a sandbox operation failed.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    /// neargate-runtime could not be executed or did not answer as agreed.
+    #[error("cannot execute {}", path.display())]
+    Execute {
+        /// The executable.
+        path: PathBuf,
+        /// The kernel's answer.
+        #[source]
+        source: std::io::Error,
+    },
+    /// neargate-runtime failed and said why.
+    #[error("{command} failed: {message}")]
+    Runtime {
+        /// Which of its commands.
+        command: &'static str,
+        /// Its words.
+        message: String,
+    },
+    /// A file of the sandbox could not be used.
+    #[error("cannot use {}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The kernel's answer.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The cgroup could not be made or removed.
+    #[error("cgroup of the task")]
+    Cgroup(#[from] runtime::cgroup::CgroupError),
+}
+
+/// What namespaces a task needs before its containers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shared {
+    /// First host id of the task's user namespace; none is made when absent.
+    pub user_base: Option<u32>,
+    /// Whether the containers share a network namespace of their own.
+    pub network: bool,
+}
+
+/// What a container's start came to.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Start {
+    /// Its program runs.
+    Running {
+        /// Seconds since the epoch.
+        started_at: f64,
+    },
+    /// It could not be created or started; an exit record says the same.
+    Failed(Failure),
+}
+
+/// What a restarted agent finds of a container.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Found {
+    /// Nothing was started, and nothing will be.
+    Nothing,
+    /// Its program runs.
+    Running {
+        /// Seconds since the epoch.
+        started_at: f64,
+    },
+    /// It ended and left a record.
+    Ended(ExitRecord),
+    /// It ran and its monitor is gone without a record: how it ended is lost.
+    Lost,
+}
+
+/// The isolation around one task. Containers are named by their bundle directories.
+pub trait Sandbox: Send + Sync + 'static {
+    /// Makes the shared namespaces and the task's cgroup.
+    fn prepare(
+        &self,
+        shared: Shared,
+        limits: &oci_spec::runtime::LinuxResources,
+    ) -> impl Future<Output = Result<(), SandboxError>> + Send;
+    /// Starts a container whose bundle is written.
+    fn start(&self, bundle: &Path, log: &Log) -> impl Future<Output = Result<Start, SandboxError>> + Send;
+    /// Tells what is there of a container that an earlier agent may have started.
+    fn find(&self, bundle: &Path) -> impl Future<Output = Result<Found, SandboxError>> + Send;
+    /// Returns when a container that runs has ended; None when how is lost.
+    fn wait(&self, bundle: &Path) -> impl Future<Output = Result<Option<ExitRecord>, SandboxError>> + Send;
+    /// Sends a signal to a container's pid 1. One that has ended is success.
+    fn signal(&self, bundle: &Path, signal: i32) -> impl Future<Output = Result<(), SandboxError>> + Send;
+    /// Ends all that is left of the task and removes namespaces, cgroup and bundles. Repeating it is success.
+    fn destroy(&self) -> impl Future<Output = Result<(), SandboxError>> + Send;
+}
+
+/// Where a container's output goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// The current file; rotated ones are beside it.
+    pub path: PathBuf,
+    /// Bytes after which it is rotated.
+    pub max_size_bytes: u64,
+    /// Files kept in all.
+    pub max_files: u32,
+}

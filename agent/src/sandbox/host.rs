@@ -1,0 +1,301 @@
+//! A sandbox of namespaces on this kernel: executes neargate-runtime and waits on its monitors. Never forks by itself.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::net::UnixStream as BlockingStream;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::statfs;
+use oci_spec::runtime::LinuxResources;
+use runtime::cgroup::Cgroup;
+use runtime::monitor::protocol::{self, ExitRecord, Failure, Kind, MonitorRecord, Ready, Request};
+use runtime::process::ProcessRef;
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::Command;
+
+use super::{Found, Log, Sandbox, SandboxError, Shared, Start};
+
+/// How long a monitor may take to answer a signal request. It is a loop that never blocks.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a restarted agent looks whether a monitor that holds its lock has written its record.
+const POLL: Duration = Duration::from_millis(5);
+
+/// A task's sandbox on this kernel.
+#[derive(Debug, Clone)]
+pub struct Host {
+    runtime: PathBuf,
+    /// Holds `ns/` and one bundle per container.
+    directory: PathBuf,
+    cgroup: String,
+}
+
+impl Host {
+    /// The sandbox of the task whose runtime directory and cgroup these are. Makes nothing.
+    pub fn new(runtime: PathBuf, directory: PathBuf, cgroup: String) -> Host {
+        Host { runtime, directory, cgroup }
+    }
+
+    /// Where the task's namespaces are pinned.
+    pub fn namespaces(directory: &Path) -> PathBuf {
+        directory.join("ns")
+    }
+
+    /// Whether an earlier agent pinned all that is needed.
+    fn has_namespaces(&self, shared: Shared) -> bool {
+        let directory = Host::namespaces(&self.directory);
+        let pinned = |name: &str| {
+            statfs::statfs(&directory.join(name)).is_ok_and(|found| found.filesystem_type() == statfs::NSFS_MAGIC)
+        };
+        (shared.user_base.is_none() || pinned("user")) && (!shared.network || pinned("net"))
+    }
+
+    async fn run(&self, command: &'static str, arguments: &[&str]) -> Result<(), SandboxError> {
+        let output = Command::new(&self.runtime)
+            .args(command.split(' '))
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .await
+            .map_err(|source| SandboxError::Execute { path: self.runtime.clone(), source })?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        let message = if message.is_empty() { output.status.to_string() } else { message };
+        Err(SandboxError::Runtime { command, message })
+    }
+
+    fn monitor(&self, bundle: &Path, log: &Log) -> Result<Command, SandboxError> {
+        let words = bundle.join("monitor.log");
+        let stderr = File::create(&words).map_err(file(&words))?;
+        let mut command = Command::new(&self.runtime);
+        command
+            .arg("monitor")
+            .arg("--bundle")
+            .arg(bundle)
+            .arg("--id")
+            .arg(self.container_id(bundle))
+            .arg("--log-file")
+            .arg(&log.path)
+            .args(["--log-max-size", &log.max_size_bytes.to_string()])
+            .args(["--log-max-files", &log.max_files.to_string()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(stderr)
+            .kill_on_drop(false);
+        Ok(command)
+    }
+
+    /// Unique on the host: the runtime keeps state by it.
+    fn container_id(&self, bundle: &Path) -> String {
+        let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        format!("{}-{}", name(&self.directory), name(bundle))
+    }
+}
+
+impl Sandbox for Host {
+    async fn prepare(&self, shared: Shared, limits: &LinuxResources) -> Result<(), SandboxError> {
+        make_directory(&self.directory, 0o711)?;
+        if shared.user_base.is_some() || shared.network {
+            let namespaces = Host::namespaces(&self.directory).to_string_lossy().into_owned();
+            let mut arguments = vec!["--dir".to_owned(), namespaces];
+            if let Some(base) = shared.user_base {
+                arguments.extend(["--user-base".to_owned(), base.to_string()]);
+                arguments.extend(["--user-size".to_owned(), crate::task::provision::USER_IDS.to_string()]);
+            }
+            if shared.network {
+                arguments.push("--net".to_owned());
+            }
+            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+            if !self.has_namespaces(shared) {
+                self.run("namespaces delete", &arguments[..2]).await?;
+                self.run("namespaces create", &arguments).await?;
+            }
+        }
+        let (path, limits) = (self.cgroup.clone(), limits.clone());
+        blocking(move || {
+            // An earlier agent may have made it, and containers may be in it.
+            let cgroup = Cgroup::open(&path)?;
+            if cgroup.exists() { cgroup.update(&limits) } else { Cgroup::create(&path, &limits).map(drop) }
+        })
+        .await
+    }
+
+    async fn start(&self, bundle: &Path, log: &Log) -> Result<Start, SandboxError> {
+        let execute = |source| SandboxError::Execute { path: self.runtime.clone(), source };
+        let mut monitor = self.monitor(bundle, log)?.spawn().map_err(execute)?;
+        let mut line = String::new();
+        if let Some(stdout) = monitor.stdout.take() {
+            BufReader::new(stdout).read_line(&mut line).await.map_err(execute)?;
+        }
+        match serde_json::from_str::<Ready>(&line) {
+            Ok(Ready::Started(record)) => Ok(Start::Running { started_at: record.started_at }),
+            Ok(Ready::Failed(failure)) => Ok(Start::Failed(failure)),
+            Err(_) => {
+                let status = monitor.wait().await.map_err(execute)?;
+                if status.code() == Some(i32::from(protocol::EXIT_BUSY)) {
+                    // An earlier agent's monitor was quicker; it is the one.
+                    return match self.find(bundle).await? {
+                        Found::Running { started_at } => Ok(Start::Running { started_at }),
+                        _ => Ok(Start::Failed(lost())),
+                    };
+                }
+                let words = fs::read_to_string(bundle.join("monitor.log")).unwrap_or_default();
+                let message = format!("the monitor ended with {status}: {}", words.trim());
+                Ok(Start::Failed(Failure { kind: "CannotCreateContainerError".to_owned(), message }))
+            }
+        }
+    }
+
+    async fn find(&self, bundle: &Path) -> Result<Found, SandboxError> {
+        loop {
+            if let Some(exit) = record::<ExitRecord>(bundle, protocol::EXIT_FILE)? {
+                return Ok(Found::Ended(exit));
+            }
+            let running = record::<MonitorRecord>(bundle, protocol::MONITOR_FILE)?;
+            if is_locked(bundle)? {
+                match running {
+                    Some(record) => return Ok(Found::Running { started_at: record.started_at }),
+                    // It is about to write its first record.
+                    None => tokio::time::sleep(POLL).await,
+                }
+                continue;
+            }
+            // The monitor may have ended between the two looks.
+            return Ok(match (record::<ExitRecord>(bundle, protocol::EXIT_FILE)?, running) {
+                (Some(exit), _) => Found::Ended(exit),
+                (None, Some(_)) => Found::Lost,
+                (None, None) => Found::Nothing,
+            });
+        }
+    }
+
+    async fn wait(&self, bundle: &Path) -> Result<Option<ExitRecord>, SandboxError> {
+        if let Some(running) = record::<MonitorRecord>(bundle, protocol::MONITOR_FILE)? {
+            ended(running.monitor).await.map_err(file(bundle))?;
+        }
+        record(bundle, protocol::EXIT_FILE)
+    }
+
+    async fn signal(&self, bundle: &Path, signal: i32) -> Result<(), SandboxError> {
+        let directory = bundle.to_owned();
+        blocking(move || send_signal(&directory, signal)).await
+    }
+
+    async fn destroy(&self) -> Result<(), SandboxError> {
+        let path = self.cgroup.clone();
+        blocking(move || Cgroup::open(&path)?.delete()).await?;
+        let namespaces = Host::namespaces(&self.directory);
+        if namespaces.exists() {
+            self.run("namespaces delete", &["--dir", &namespaces.to_string_lossy()]).await?;
+        }
+        let directory = self.directory.clone();
+        blocking(move || remove_tree(&directory)).await
+    }
+}
+
+/// Makes a directory, parents included; one that is there is success.
+pub fn make_directory(path: &Path, mode: u32) -> Result<(), SandboxError> {
+    fs::DirBuilder::new().recursive(true).mode(mode).create(path).map_err(file(path))
+}
+
+/// Removes a directory with all that is in it; one that is not there is success.
+pub fn remove_tree(path: &Path) -> Result<(), SandboxError> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(file(path)(error)),
+        _ => Ok(()),
+    }
+}
+
+fn file(path: &Path) -> impl FnOnce(io::Error) -> SandboxError {
+    move |source| SandboxError::File { path: path.to_owned(), source }
+}
+
+fn lost() -> Failure {
+    Failure { kind: "CannotStartContainerError".to_owned(), message: "its monitor ended before it".to_owned() }
+}
+
+fn record<T: serde::de::DeserializeOwned>(bundle: &Path, name: &str) -> Result<Option<T>, SandboxError> {
+    protocol::read_record(bundle, name).map_err(file(&bundle.join(name)))
+}
+
+/// Whether a monitor is at work on the bundle.
+fn is_locked(bundle: &Path) -> Result<bool, SandboxError> {
+    let path = bundle.join(protocol::LOCK_FILE);
+    let lock = match File::open(&path) {
+        Ok(lock) => lock,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(file(&path)(error)),
+    };
+    match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
+        Ok(_unlocked_on_drop) => Ok(false),
+        Err((_, Errno::EWOULDBLOCK)) => Ok(true),
+        Err((_, errno)) => Err(file(&path)(errno.into())),
+    }
+}
+
+/// Returns when exactly this process has ended.
+async fn ended(process: ProcessRef) -> io::Result<()> {
+    let pidfd = match runtime::sys::pidfd::open(process.pid) {
+        Ok(pidfd) => pidfd,
+        Err(Errno::ESRCH) => return Ok(()),
+        Err(errno) => return Err(errno.into()),
+    };
+    // The descriptor is of whoever has the pid now; if that is another process, ours has ended.
+    if !process.is_alive() {
+        return Ok(());
+    }
+    #[expect(
+        deprecated,
+        reason = "its replacement is unsafe for types that may lie about their descriptor; OwnedFd does not"
+    )]
+    let pidfd = AsyncFd::new(pidfd)?;
+    pidfd.readable().await.map(drop)
+}
+
+fn send_signal(bundle: &Path, signal: i32) -> Result<(), SandboxError> {
+    // A socket's path may be longer than 107 bytes; through the directory's descriptor it is not.
+    let directory = File::open(bundle).map_err(file(bundle))?;
+    let path = format!("/proc/self/fd/{}/{}", std::os::fd::AsRawFd::as_raw_fd(&directory), protocol::SOCKET_FILE);
+    let mut stream = match BlockingStream::connect(&path) {
+        Ok(stream) => stream,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+            return Ok(());
+        }
+        Err(error) => return Err(file(bundle)(error)),
+    };
+    stream.set_read_timeout(Some(ANSWER_TIMEOUT)).map_err(file(bundle))?;
+    match protocol::ask(&mut stream, &Request::Signal { signal }) {
+        Ok((Kind::Failed, payload)) => {
+            let failure: Failure = serde_json::from_slice(&payload).unwrap_or_else(|_| lost());
+            Err(SandboxError::Runtime { command: "signal", message: failure.message })
+        }
+        Ok(_) => Ok(()),
+        // The monitor ended while it was asked: so did the container.
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+            ) =>
+        {
+            Ok(())
+        }
+        Err(error) => Err(file(bundle)(error)),
+    }
+}
+
+/// Runs what blocks on the disk or the kernel where it may.
+async fn blocking<T: Send + 'static, E: Into<SandboxError> + Send + 'static>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, SandboxError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result.map_err(Into::into),
+        Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+    }
+}

@@ -1,0 +1,83 @@
+//! A task's record: what ECS shows of it, and what the agent must remember besides. `driver` is its only writer.
+
+use definition::task::TaskSpec;
+use definition::{Problem, with_overrides};
+use prost::Message;
+use proto::v1::{Task, TaskDefinition};
+
+use crate::identity::TaskId;
+
+pub mod bundle;
+pub(crate) mod driver;
+pub mod lifecycle;
+pub mod ordering;
+pub mod provision;
+
+/// A task as it is stored.
+#[derive(Clone, PartialEq, Message)]
+pub struct TaskRecord {
+    /// What clients see.
+    #[prost(message, required, tag = "1")]
+    pub task: Task,
+    /// The revision that it runs, whatever becomes of that.
+    #[prost(message, required, tag = "2")]
+    pub definition: TaskDefinition,
+    /// Which range of host ids its user namespace has; absent without one.
+    #[prost(uint32, optional, tag = "3")]
+    pub user_slot: Option<u32>,
+    /// Whether the host's capacity was given to it.
+    #[prost(bool, tag = "4")]
+    pub admitted: bool,
+    /// By container, in the definition's order: how far it is.
+    #[prost(enumeration = "Stage", repeated, tag = "5")]
+    pub stages: Vec<i32>,
+    /// Whether its files were removed.
+    #[prost(bool, tag = "6")]
+    pub disks_removed: bool,
+}
+
+/// How far a container is. Only what a restarted agent must tell apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, prost::Enumeration)]
+pub enum Stage {
+    /// Nothing was executed for it.
+    Waiting = 0,
+    /// A monitor may have been executed.
+    Starting = 1,
+    /// It ran or runs.
+    Running = 2,
+    /// It has ended, or will never start.
+    Stopped = 3,
+}
+
+impl TaskRecord {
+    /// The task's id, from its ARN.
+    pub fn id(&self) -> Option<TaskId> {
+        TaskId::parse(self.task.task_arn())
+    }
+
+    /// What is to run: the definition with the overrides. It was sound when the task was accepted.
+    pub fn spec(&self) -> Result<TaskSpec, Vec<Problem>> {
+        let task = definition::check(&definition::request(&self.definition))?;
+        match &self.task.overrides {
+            Some(overrides) => with_overrides(&task, overrides),
+            None => Ok(task),
+        }
+    }
+
+    /// How far the container at `index` is.
+    pub fn stage(&self, index: usize) -> Stage {
+        self.stages.get(index).and_then(|stage| Stage::try_from(*stage).ok()).unwrap_or(Stage::Waiting)
+    }
+
+    /// Notes how far the container at `index` is.
+    pub fn set_stage(&mut self, index: usize, stage: Stage) {
+        if let Some(known) = self.stages.get_mut(index) {
+            *known = stage as i32;
+        }
+    }
+
+    /// Whether it is over.
+    pub fn is_stopped(&self) -> bool {
+        self.task.last_status() == lifecycle::Status::Stopped.as_str()
+    }
+}

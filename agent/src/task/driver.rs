@@ -1,0 +1,280 @@
+//! The one tokio task that owns one ECS task, from its acceptance to its end: it alone changes the record, and it does
+//! so by `lifecycle`'s table, each change durable before it is seen. Everybody else watches or sends commands.
+//!
+//! `begin` waits for capacity and provides; `containers` is the loop while containers run; `end` takes all back.
+
+use std::sync::Arc;
+
+use definition::task::TaskSpec;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::lifecycle::{self, Event, Next, Status};
+use super::ordering::Known;
+use super::provision::{self, Parts, Places, ProvisionError};
+use super::{Stage, TaskRecord};
+use crate::engine::Shared;
+use crate::identity::TaskId;
+use crate::sandbox::Sandbox;
+use crate::trace::{self, now};
+
+mod containers;
+
+/// Reasons are cut there, as ECS does.
+const MAX_REASON: usize = 1024;
+
+/// What the engine may ask of a driver.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Stop, for this reason.
+    Stop {
+        /// ECS `stopCode`.
+        code: &'static str,
+        /// ECS `stoppedReason`.
+        reason: String,
+        /// Told once it is durable.
+        done: oneshot::Sender<()>,
+    },
+}
+
+pub(crate) struct Driver<S> {
+    pub(crate) id: TaskId,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) sandbox: S,
+    pub(crate) record: TaskRecord,
+    pub(crate) publish: watch::Sender<Arc<TaskRecord>>,
+    pub(crate) commands: mpsc::Receiver<Command>,
+    pub(crate) admission: oneshot::Receiver<()>,
+}
+
+/// Why a task goes no further than it is: it is to stop, or the agent ends.
+enum Halt {
+    Stop,
+    AgentEnds,
+}
+
+impl<S: Sandbox + Clone> Driver<S> {
+    /// Drives the task to its end, or leaves it as it is when the agent ends.
+    pub(crate) async fn run(mut self) {
+        let shared = self.shared.clone();
+        let ends = shared.ends.clone();
+        tokio::select! {
+            biased;
+            // The containers go on; the next agent finds them.
+            () = ends.cancelled() => {}
+            () = self.live() => {}
+        }
+    }
+
+    async fn live(&mut self) {
+        let places = Places::of(&self.shared.config.root, &self.id);
+        let spec = match self.record.spec() {
+            Ok(spec) => spec,
+            Err(problems) => {
+                let problem = problems.first().map(|problem| problem.message.clone()).unwrap_or_default();
+                self.fail(&format!("ClientException: {problem}"), None).await;
+                self.end().await;
+                return;
+            }
+        };
+        let mut known: Vec<Known> = self.recall(&spec, &places).await;
+        self.transit(Event::Begin).await;
+        let mut images = Vec::new();
+        // A task whose containers all run already needs nothing that is not there.
+        if !self.is_stopping() && known.contains(&Known::Waiting) {
+            match self.begin(&spec, &places).await {
+                Ok(provided) => images = provided,
+                Err(Halt::Stop) => {}
+                Err(Halt::AgentEnds) => return,
+            }
+        }
+        let live = known.iter().any(|known| matches!(known, Known::Running | Known::Starting));
+        if live || !self.is_stopping() {
+            self.transit(Event::Provisioned).await;
+            if let Err(Halt::AgentEnds) = self.containers(&spec, &places, &images, &mut known).await {
+                return;
+            }
+        }
+        self.end().await;
+    }
+
+    /// Waits for capacity, then for images, namespaces and volumes.
+    async fn begin(&mut self, spec: &TaskSpec, places: &Places) -> Result<Vec<rootfs::Image>, Halt> {
+        while !self.record.admitted {
+            tokio::select! {
+                command = self.commands.recv() => self.obey(command).await?,
+                admitted = &mut self.admission => {
+                    if admitted.is_err() {
+                        return Err(Halt::AgentEnds);
+                    }
+                    self.record.admitted = true;
+                    self.give_user_namespace(spec);
+                    self.record.task.pull_started_at.get_or_insert(now());
+                    self.save().await;
+                }
+            }
+        }
+        let (id, shared, sandbox) = (self.id.clone(), self.shared.clone(), self.sandbox.clone());
+        let user_base = self.record.user_slot.map(|slot| provision::user_base(&shared.instance, slot));
+        let parts = Parts { id: &id, spec, places, user_base, sandbox: &sandbox, images: &shared.images };
+        let provisioning = provision::provision(parts);
+        tokio::pin!(provisioning);
+        let provided = loop {
+            tokio::select! {
+                command = self.commands.recv() => self.obey(command).await?,
+                provided = &mut provisioning => break provided,
+            }
+        };
+        self.record.task.pull_stopped_at.get_or_insert(now());
+        match provided {
+            Ok(images) => {
+                for (container, image) in self.record.task.containers.iter_mut().zip(&images) {
+                    container.image_digest = Some(image.manifest_digest.to_string());
+                }
+                Ok(images)
+            }
+            Err(error) => {
+                let container = match &error {
+                    ProvisionError::Pull { container, .. } => Some(*container),
+                    ProvisionError::Directory { .. } | ProvisionError::Sandbox(_) => None,
+                };
+                self.fail(&chain(&error), container).await;
+                Err(Halt::Stop)
+            }
+        }
+    }
+
+    async fn obey(&mut self, command: Option<Command>) -> Result<(), Halt> {
+        let Some(Command::Stop { code, reason, done }) = command else { return Err(Halt::AgentEnds) };
+        self.stop(code, &reason).await;
+        // Whoever asked may have gone.
+        let _best_effort = done.send(());
+        Err(Halt::Stop)
+    }
+
+    /// A range of ids of its own, or the reason why not in the task's attributes.
+    fn give_user_namespace(&mut self, spec: &TaskSpec) {
+        let off = provision::user_namespace_off(&self.shared.config.root, spec);
+        if let Some(reason) = off {
+            self.record.task.attributes.push(proto::v1::Attribute {
+                name: Some("neargate.user-namespace".to_owned()),
+                value: Some(format!("off:{reason}")),
+                ..Default::default()
+            });
+        } else {
+            self.record.user_slot = self.shared.user_slots().take();
+        }
+    }
+
+    /// Takes everything back. A step that fails is told and leaves the others to be done; it is tried again when the
+    /// agent starts, as the task is not stopped before all has succeeded once or been told.
+    async fn end(&mut self) {
+        trace::step(&self.id, None, "stop");
+        let stopping = self.record.task.stopping_at.unwrap_or_else(now);
+        self.record.task.stopping_at = Some(stopping);
+        for container in &mut self.record.task.containers {
+            container.last_status = Some("STOPPED".to_owned());
+        }
+        for stage in &mut self.record.stages {
+            *stage = Stage::Stopped as i32;
+        }
+        for event in [Event::Stop, Event::Deregistered, Event::Down] {
+            self.change(event);
+        }
+        self.save().await;
+        if let Err(error) = self.sandbox.destroy().await {
+            tracing::error!(task = %self.id, error = chain(&error), "the task's sandbox could not be removed");
+        }
+        let (images, owner) = (self.shared.images.clone(), self.id.to_string());
+        let released = tokio::task::spawn_blocking(move || images.release(&owner)).await;
+        if let Ok(Err(error)) = released {
+            tracing::error!(task = %self.id, error = chain(&error), "the task's images could not be released");
+        }
+        if let Some(slot) = self.record.user_slot.take() {
+            self.shared.user_slots().give_back(slot);
+        }
+        self.record.admitted = false;
+        self.record.task.stopped_at = Some(now());
+        self.transit(Event::TornDown).await;
+        self.shared.release(&self.id);
+    }
+
+    /// The task is to stop. The first reason stays.
+    async fn stop(&mut self, code: &str, reason: &str) {
+        if self.is_stopping() {
+            return;
+        }
+        let task = &mut self.record.task;
+        task.desired_status = Some("STOPPED".to_owned());
+        task.stop_code = Some(code.to_owned());
+        task.stopped_reason = Some(cut(reason));
+        task.stopping_at = Some(now());
+        self.transit(Event::Stop).await;
+    }
+
+    /// The task cannot run.
+    async fn fail(&mut self, reason: &str, container: Option<usize>) {
+        tracing::warn!(task = %self.id, reason, "task failed to start");
+        if let Some(container) = container.and_then(|index| self.record.task.containers.get_mut(index)) {
+            container.reason = Some(cut(reason));
+        }
+        self.stop("TaskFailedToStart", reason).await;
+    }
+
+    fn status(&self) -> Status {
+        Status::parse(self.record.task.last_status()).unwrap_or(Status::Provisioning)
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.record.task.desired_status() == "STOPPED"
+    }
+
+    async fn transit(&mut self, event: Event) {
+        if self.change(event) {
+            self.save().await;
+        }
+    }
+
+    fn change(&mut self, event: Event) -> bool {
+        match lifecycle::next(self.status(), event) {
+            Next::To(status) => {
+                self.record.task.last_status = Some(status.as_str().to_owned());
+                true
+            }
+            Next::Same => false,
+            Next::Denied => {
+                tracing::error!(task = %self.id, ?event, status = self.status().as_str(), "impossible transition");
+                false
+            }
+        }
+    }
+
+    /// Makes the record durable, then visible.
+    async fn save(&mut self) {
+        self.record.task.version = Some(self.record.task.version().saturating_add(1));
+        let (shared, id, record) = (self.shared.clone(), self.id.clone(), self.record.clone());
+        let saved =
+            tokio::task::spawn_blocking(move || shared.store.put_task(shared.names.cluster(), &id, &record)).await;
+        if let Ok(Err(error)) = saved {
+            // The task goes on: what runs is worth more than the record, and the next change saves it whole.
+            tracing::error!(task = %self.id, error = chain(&error), "the task's record could not be saved");
+        }
+        self.publish.send_replace(Arc::new(self.record.clone()));
+        self.shared.changed();
+    }
+}
+
+/// An error with what caused it, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+fn cut(reason: &str) -> String {
+    reason.chars().take(MAX_REASON).collect()
+}

@@ -1,0 +1,306 @@
+//! What a task needs before its containers can start: directories, volumes, namespaces, cgroup, images. Images are
+//! pulled while the rest is made. Every step finds its own leftovers harmless, so that a restarted agent begins again.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use definition::task::{ContainerSpec, NetworkMode, TaskSpec, VolumeSource};
+use futures_util::future::try_join_all;
+use nix::sys::statfs::{self, FsType};
+use oci_spec::runtime::LinuxResources;
+use rootfs::{Image, Images, Reference};
+
+use crate::identity::TaskId;
+use crate::sandbox::host::{make_directory, remove_tree};
+use crate::sandbox::{Sandbox, SandboxError, Shared};
+use crate::trace;
+
+/// Ids of one task's user namespace: docker's and the kernel's customary 16 bits.
+pub const USER_IDS: u32 = 65_536;
+/// First and last of the host ids that are given to tasks.
+const USER_FIRST: u32 = 0x2000_0000;
+const USER_LAST: u32 = 0x6fff_0000;
+/// ECS's period of the quota, microseconds.
+const CPU_PERIOD_US: u64 = 100_000;
+/// 1024 CPU units are one processor.
+const UNITS_PER_CPU: u64 = 1024;
+
+/// Number of ranges.
+pub const USER_SLOTS: u32 = (USER_LAST - USER_FIRST) / USER_IDS;
+
+/// First host id of a range. Where an instance's ranges begin follows from its id, so that two agents rarely share one.
+pub fn user_base(instance: &str, slot: u32) -> u32 {
+    let offset = u32::from_str_radix(instance, 16).unwrap_or_default() % USER_SLOTS;
+    USER_FIRST + (offset + slot) % USER_SLOTS * USER_IDS
+}
+
+/// Why a task could not be given what it needs, in ECS's words.
+#[derive(Debug, thiserror::Error)]
+pub enum ProvisionError {
+    /// An image could not be pulled and none is here.
+    #[error("CannotPullContainerError")]
+    Pull {
+        /// Index of the container.
+        container: usize,
+        /// The registry's or the store's answer.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Directories or volumes.
+    #[error("CannotCreateVolumeError: cannot use {}", path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// Namespaces or cgroup.
+    #[error("ResourceInitializationError")]
+    Sandbox(#[from] SandboxError),
+}
+
+/// The places of one task below the agent's root.
+#[derive(Debug, Clone)]
+pub struct Places {
+    /// `tasks/<id>`: what outlives the containers.
+    pub task: PathBuf,
+    /// `run/<id>`: bundles and namespaces.
+    pub run: PathBuf,
+}
+
+impl Places {
+    /// The places of `task`.
+    pub fn of(root: &Path, task: &TaskId) -> Places {
+        Places { task: root.join("tasks").join(task.as_str()), run: root.join("run").join(task.as_str()) }
+    }
+
+    /// A container's bundle.
+    pub fn bundle(&self, container: &str) -> PathBuf {
+        self.run.join(container)
+    }
+
+    /// A container's log.
+    pub fn log(&self, container: &str) -> PathBuf {
+        self.task.join("logs").join(format!("{container}.log"))
+    }
+
+    /// Upper and work directory of a container's writable layer.
+    pub fn layer(&self, container: &str) -> (PathBuf, PathBuf) {
+        let layer = self.task.join("rw").join(container);
+        (layer.join("upper"), layer.join("work"))
+    }
+
+    /// hosts, hostname and resolv.conf of a container.
+    pub fn etc(&self, container: &str) -> PathBuf {
+        self.task.join("etc").join(container)
+    }
+
+    /// Task-scoped volumes.
+    pub fn volumes(&self) -> PathBuf {
+        self.task.join("volumes")
+    }
+}
+
+/// Why the task gets no user namespace; None where it gets one.
+pub fn user_namespace_off(root: &Path, task: &TaskSpec) -> Option<&'static str> {
+    if task.containers.iter().any(|container| container.privileged) {
+        return Some("privileged");
+    }
+    if task.network_mode == NetworkMode::Host {
+        return Some("host-network");
+    }
+    let hosts = task.volumes.iter().filter_map(|volume| match &volume.source {
+        VolumeSource::Host(path) => Some(Path::new(path)),
+        VolumeSource::Task => None,
+    });
+    if !can_be_id_mapped(root) {
+        return Some("root-file-system");
+    }
+    hosts.into_iter().any(|path| !can_be_id_mapped(path)).then_some("volume-file-system")
+}
+
+/// By file system: these are known not to (environment: overlay, NFS, and the kernel's own).
+fn can_be_id_mapped(path: &Path) -> bool {
+    const NEVER: [FsType; 8] = [
+        statfs::OVERLAYFS_SUPER_MAGIC,
+        statfs::NFS_SUPER_MAGIC,
+        statfs::PROC_SUPER_MAGIC,
+        statfs::SYSFS_MAGIC,
+        statfs::CGROUP_SUPER_MAGIC,
+        statfs::CGROUP2_SUPER_MAGIC,
+        statfs::FUSE_SUPER_MAGIC,
+        statfs::SMB_SUPER_MAGIC,
+    ];
+    // A volume that does not exist yet will be made on its parent's file system.
+    let there = path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("/"));
+    statfs::statfs(there).is_ok_and(|found| !NEVER.contains(&found.filesystem_type()))
+}
+
+/// The task's hard limits: quota and memory where the definition gives them, else the sum of weights.
+pub fn limits(task: &TaskSpec) -> LinuxResources {
+    let cpu = match task.cpu_units {
+        Some(units) => serde_json::json!({
+            "quota": u64::from(units) * CPU_PERIOD_US / UNITS_PER_CPU, "period": CPU_PERIOD_US,
+        }),
+        None => {
+            let shares: u64 = task.containers.iter().map(|container| u64::from(container.cpu_shares)).sum();
+            serde_json::json!({ "shares": shares.min(262_144) })
+        }
+    };
+    let memory = task.memory_mib.map(|mib| {
+        let bytes = u64::from(mib) << 20;
+        serde_json::json!({ "limit": bytes, "swap": bytes })
+    });
+    let mut resources = serde_json::json!({ "cpu": cpu });
+    if let Some(memory) = memory {
+        resources["memory"] = memory;
+    }
+    // The members above are OCI's, with values of their types.
+    serde_json::from_value(resources).unwrap_or_default()
+}
+
+/// What a task is made of besides its definition.
+pub struct Parts<'a, S> {
+    /// Its id.
+    pub id: &'a TaskId,
+    /// What is to run.
+    pub spec: &'a TaskSpec,
+    /// Where.
+    pub places: &'a Places,
+    /// First host id of its user namespace, where it has one.
+    pub user_base: Option<u32>,
+    /// Its isolation.
+    pub sandbox: &'a S,
+    /// The host's images.
+    pub images: &'a Images,
+}
+
+/// Gives the task all it needs; answers each container's image, in the definition's order.
+pub async fn provision<S: Sandbox>(parts: Parts<'_, S>) -> Result<Vec<Image>, ProvisionError> {
+    trace::step(parts.id, None, "provision");
+    directories(parts.spec, parts.places)?;
+    let sandbox = async {
+        let network = matches!(parts.spec.network_mode, NetworkMode::Bridge | NetworkMode::Awsvpc);
+        let shared = Shared { user_base: parts.user_base, network };
+        parts.sandbox.prepare(shared, &limits(parts.spec)).await.map_err(ProvisionError::from)
+    };
+    let pulls =
+        try_join_all(parts.spec.containers.iter().enumerate().map(|(index, container)| pull(&parts, index, container)));
+    let (images, ()) = tokio::try_join!(pulls, sandbox)?;
+    Ok(images)
+}
+
+/// ECS's default: always ask the registry, and use what is here where that fails.
+async fn pull<S>(parts: &Parts<'_, S>, index: usize, container: &ContainerSpec) -> Result<Image, ProvisionError> {
+    trace::step(parts.id, Some(&container.name), "pull");
+    let failed = |source: Box<dyn std::error::Error + Send + Sync>| ProvisionError::Pull { container: index, source };
+    let reference: Reference = container.image.parse().map_err(|error| failed(Box::new(error)))?;
+    let owner = parts.id.as_str();
+    match parts.images.pull(&reference, Some(owner), |_| {}).await {
+        Ok(image) => Ok(image),
+        Err(error) => {
+            let (images, reference, owner) = (parts.images.clone(), reference.clone(), owner.to_owned());
+            let cached = tokio::task::spawn_blocking(move || {
+                let image = images.get(&reference).ok().flatten()?;
+                images.lease(&owner, &image.id).ok().map(|()| image)
+            });
+            match cached.await.ok().flatten() {
+                Some(image) => {
+                    tracing::warn!(task = %parts.id, container = container.name, error = %error, "pull failed; using the image that is here");
+                    Ok(image)
+                }
+                None => Err(failed(Box::new(error))),
+            }
+        }
+    }
+}
+
+fn directories(spec: &TaskSpec, places: &Places) -> Result<(), ProvisionError> {
+    let make = |path: &Path, mode| make_directory(path, mode).map_err(directory);
+    // Ids inside pass through these as others: they need to search, not to list.
+    make(&places.task, 0o711)?;
+    make(&places.run, 0o711)?;
+    make(&places.task.join("logs"), 0o750)?;
+    make(&places.volumes(), 0o711)?;
+    for volume in &spec.volumes {
+        match &volume.source {
+            VolumeSource::Task => make(&places.volumes().join(&volume.name), 0o755)?,
+            VolumeSource::Host(path) => make(Path::new(path), 0o755)?,
+        }
+    }
+    for container in &spec.containers {
+        let (upper, work) = places.layer(&container.name);
+        make(&upper, 0o755)?;
+        make(&work, 0o755)?;
+        etc(spec, places, &container.name)?;
+    }
+    Ok(())
+}
+
+fn etc(spec: &TaskSpec, places: &Places, container: &str) -> Result<(), ProvisionError> {
+    let directory_of = places.etc(container);
+    make_directory(&directory_of, 0o755).map_err(directory)?;
+    let hostname = hostname(places);
+    let host = spec.network_mode == NetworkMode::Host;
+    let read = |path: &str| if host { std::fs::read_to_string(path).unwrap_or_default() } else { String::new() };
+    let hosts = format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.0.1\t{hostname}\n");
+    for (name, text) in
+        [("hosts", hosts), ("hostname", format!("{hostname}\n")), ("resolv.conf", read("/etc/resolv.conf"))]
+    {
+        let path = directory_of.join(name);
+        let made = std::fs::File::create(&path).and_then(|mut open| io::Write::write_all(&mut open, text.as_bytes()));
+        made.map_err(|source| ProvisionError::Directory { path, source })?;
+    }
+    Ok(())
+}
+
+/// docker's: the first twelve digits of the id.
+pub fn hostname(places: &Places) -> String {
+    places.run.file_name().unwrap_or_default().to_string_lossy().chars().take(12).collect()
+}
+
+fn directory(error: SandboxError) -> ProvisionError {
+    match error {
+        SandboxError::File { path, source } => ProvisionError::Directory { path, source },
+        other => ProvisionError::Sandbox(other),
+    }
+}
+
+/// Removes what outlives the containers: writable layers, volumes, logs.
+pub fn remove_disks(places: &Places) -> Result<(), SandboxError> {
+    remove_tree(&places.task)
+}
+
+/// The host's directory of each volume.
+pub fn volumes(spec: &TaskSpec, places: &Places) -> BTreeMap<String, PathBuf> {
+    super::bundle::volume_directories(spec, &places.volumes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_do_not_overlap_and_stay_within_bounds() {
+        let instance = "ffffffff";
+        let mut bases: Vec<u32> = (0..USER_SLOTS).map(|slot| user_base(instance, slot)).collect();
+        bases.sort_unstable();
+        assert!(bases.windows(2).all(|pair| pair[1] - pair[0] >= USER_IDS));
+        assert!(bases[0] >= USER_FIRST && bases[bases.len() - 1] < USER_LAST);
+    }
+
+    #[test]
+    fn quota_is_processors_times_period() {
+        let spec = |cpu: Option<&str>| {
+            let json = serde_json::json!({
+                "family": "f", "cpu": cpu,
+                "containerDefinitions": [{ "name": "c", "image": "i", "memory": 6, "cpu": 100 }],
+            });
+            definition::check(&serde_json::from_value(json).unwrap()).unwrap()
+        };
+        let quota = |cpu| limits(&spec(cpu)).cpu().as_ref().and_then(|cpu| cpu.quota());
+        assert_eq!((quota(Some("256")), quota(None)), (Some(25_000), None));
+    }
+}
