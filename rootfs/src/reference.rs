@@ -300,6 +300,6 @@ mod tests {
         assert!(matches!(parse("a@sha256:12"), ReferenceError::Digest { .. }));
         assert!(matches!(parse("a@sha512:12"), ReferenceError::Digest { .. }));
         assert!(matches!(parse("oci:layout/dir"), ReferenceError::RelativeLayout(_)));
-        assert!(matches!(parse(&"a/".repeat(200).trim_end_matches('/').to_owned()), ReferenceError::TooLong(_)));
+        assert!(matches!(parse("a/".repeat(200).trim_end_matches('/')), ReferenceError::TooLong(_)));
     }
 }

@@ -216,7 +216,7 @@ mod tests {
             service: Some("reg, \"x\"".into()),
             scope: Some("repository:a/b:pull,push".into()),
         };
-        assert_eq!(parse_challenges(header), [bearer.clone()]);
+        assert_eq!(parse_challenges(header), std::slice::from_ref(&bearer));
         assert_eq!(parse_challenges(&format!("Basic realm=x, {header}")), [Challenge::Basic, bearer.clone()]);
         assert_eq!(parse_challenges(&format!("{header}, Negotiate, basic")), [bearer, Challenge::Basic]);
         for odd in ["", ",,", "Bearer", "=", "Bearer realm", "Bearer realm=\"", "Digest a=b"] {
