@@ -85,9 +85,9 @@ impl Display {
             }
             Display::Bars { all, layers } => {
                 let bar = layers.entry(digest.to_owned()).or_insert_with(|| {
-                    let bar = all.add(ProgressBar::new(0).with_style(downloading()));
-                    bar.set_prefix(text::short_digest(digest));
-                    bar
+                    // Complete before it is added: adding draws it.
+                    let bar = ProgressBar::new(whole(layer.total_bytes)).with_style(downloading());
+                    all.add(bar.with_prefix(text::short_digest(digest)))
                 });
                 update(bar, layer);
             }
@@ -96,7 +96,11 @@ impl Display {
 
     fn end(self) {
         if let Display::Bars { layers, .. } = self {
-            layers.into_values().filter(|bar| !bar.is_finished()).for_each(|bar| bar.abandon());
+            if !layers.is_empty() {
+                layers.into_values().filter(|bar| !bar.is_finished()).for_each(|bar| bar.abandon());
+                // The last bar's line is left open.
+                output::note("");
+            }
         }
     }
 }

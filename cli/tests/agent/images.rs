@@ -52,7 +52,7 @@ fn a_terminal_shows_bars_without_colours() {
     let _ = std::fs::File::from(master).read_to_end(&mut shown);
     let shown = String::from_utf8(shown).unwrap();
     assert!(shown.contains("aaaaaaaaaaaa complete") && shown.contains("bbbbbbbbbbbb already here"), "{shown:?}");
-    assert!(shown.ends_with("busybox pulled: sha256:0123, 4.00 MB\r\n"), "{shown:?}");
+    assert!(shown.ends_with("\r\nbusybox pulled: sha256:0123, 4.00 MB\r\n"), "{shown:?}");
     assert!(!shown.contains("\x1b[3"), "colours in {shown:?}");
 }
 
