@@ -95,12 +95,12 @@ impl Display {
     }
 
     fn end(self) {
-        if let Display::Bars { layers, .. } = self {
-            if !layers.is_empty() {
-                layers.into_values().filter(|bar| !bar.is_finished()).for_each(|bar| bar.abandon());
-                // The last bar's line is left open.
-                output::note("");
-            }
+        if let Display::Bars { layers, .. } = self
+            && !layers.is_empty()
+        {
+            layers.into_values().filter(|bar| !bar.is_finished()).for_each(|bar| bar.abandon());
+            // The last bar's line is left open.
+            output::note("");
         }
     }
 }
