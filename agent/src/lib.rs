@@ -3,6 +3,7 @@
 //!
 //! | file | owns |
 //! |---|---|
+//! | `api` | the gRPC front door: socket, callers, services |
 //! | `config` | the typed configuration: TOML file and `ECS_*` environment |
 //! | `identity` | instance id, task ids, ARNs |
 //! | `engine` | accepts, finds and stops tasks; restores them after a restart |
@@ -15,6 +16,7 @@
 //! | `logs` | reading what containers wrote |
 #![forbid(unsafe_code)]
 
+pub mod api;
 pub mod capacity;
 pub mod config;
 pub mod engine;

@@ -20,8 +20,12 @@ pub use entry::{LogStream, Timestamp};
 use entry::Entry;
 use reader::{Progress, Reader};
 
-/// How often a quiet log is looked at: what a person takes for immediate, at a cost that cannot be measured.
-const POLL: Duration = Duration::from_millis(50);
+/// Pause before a log that had something is looked at again: a person takes it for immediate.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
+
+/// Pause once a log has been quiet for a while, each pause twice the one before: a thousand followers of quiet
+/// containers must cost nothing.
+const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
 /// One container's log.
 #[derive(Debug, Clone)]
@@ -73,11 +77,13 @@ pub struct LogError {
 pub fn read(sources: Vec<Source>, options: Options) -> impl Stream<Item = Result<Line, LogError>> + Send + 'static {
     async_stream::try_stream! {
         let mut tails: Vec<Tail> = sources.into_iter().map(|source| Tail::new(source, options)).collect();
+        let mut pause = SHORTEST_PAUSE;
         loop {
             for tail in &mut tails {
                 tail.fill().await?;
             }
             while let Some(index) = oldest(&tails) {
+                pause = SHORTEST_PAUSE;
                 let tail = &mut tails[index];
                 if let Some(entry) = tail.entries.pop_front()
                     && options.since.is_none_or(|since| entry.time >= since)
@@ -92,7 +98,8 @@ pub fn read(sources: Vec<Source>, options: Options) -> impl Stream<Item = Result
             if tails.iter().all(|tail| tail.state == State::Ended) {
                 break;
             }
-            wait(&mut tails).await;
+            wait(&mut tails, pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 }
@@ -103,8 +110,8 @@ fn oldest(tails: &[Tail]) -> Option<usize> {
     heads.min().map(|(_, index)| index)
 }
 
-/// Until it is worth to look again: soon, or at once when a container ends.
-async fn wait(tails: &mut [Tail]) {
+/// Until it is worth to look again: after a pause, or at once when a container ends.
+async fn wait(tails: &mut [Tail], pause: Duration) {
     let ends = tails.iter_mut().filter(|tail| tail.state != State::Ended && !tail.ended_seen);
     let ends: Vec<_> = ends.map(|tail| Box::pin(tail.source.ended.changed())).collect();
     if ends.is_empty() {
@@ -112,7 +119,7 @@ async fn wait(tails: &mut [Tail]) {
         return;
     }
     // Timing out is the usual case: it is what makes us look at the files.
-    let _ = time::timeout(POLL, future::select_all(ends)).await;
+    let _ = time::timeout(pause, future::select_all(ends)).await;
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

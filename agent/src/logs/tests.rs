@@ -150,10 +150,10 @@ async fn following_begins_before_the_file_and_ends_after_the_last_line() {
     let options = Options { follow: true, tail: Some(1), since: None };
     let mut lines = Box::pin(read(vec![source], options));
     let mut writer = Writer::new(&path, 3);
-    assert!(time::timeout(POLL * 3, lines.next()).await.is_err(), "there is no log yet");
+    assert!(time::timeout(LONGEST_PAUSE, lines.next()).await.is_err(), "there is no log yet");
 
     writer.raw(b"{\"log\":\"torn\\n\",\"stream\":\"std");
-    assert!(time::timeout(POLL * 3, lines.next()).await.is_err(), "half a line is none");
+    assert!(time::timeout(LONGEST_PAUSE, lines.next()).await.is_err(), "half a line is none");
     writer.raw(b"err\",\"time\":\"1970-01-01T00:00:01Z\"}\n");
     let line = lines.next().await.unwrap().unwrap();
     assert_eq!((line.data.as_slice(), line.stream, &*line.container), (&b"torn\n"[..], LogStream::Stderr, "web"));

@@ -1,0 +1,124 @@
+//! `runtime::monitor::protocol` on tokio: the frames of one exec, typed by direction.
+
+use std::io;
+
+use oci_spec::runtime::Process;
+use runtime::monitor::protocol::{self, Exited, Failure, Kind, MAX_PAYLOAD, Request, Signal, Window};
+use serde::Serialize;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+
+/// Why a frame could not be sent or received.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FrameError {
+    #[error("cannot write to the socket")]
+    Write(#[source] io::Error),
+    #[error("cannot read from the socket")]
+    Read(#[source] io::Error),
+    #[error("bytes received are no frame")]
+    NoFrame(#[source] io::Error),
+    #[error("the connection ended within a frame")]
+    Torn,
+    #[error("a request of {0} bytes is too long")]
+    TooLong(usize),
+    #[error("frame {0:?} was not expected")]
+    Unexpected(Kind),
+    #[error("the content of frame {0:?} is not as agreed")]
+    Content(Kind, #[source] serde_json::Error),
+}
+
+/// What the agent sends after the request.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Input {
+    Stdin(Vec<u8>),
+    StdinClosed,
+    Resize(Window),
+    Signal(Signal),
+}
+
+/// What the monitor answers.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Output {
+    Started,
+    Refused(Failure),
+    Stdout(Vec<u8>),
+    Stderr(Vec<u8>),
+    Exited(i32),
+}
+
+/// Asks for `process` to be run in the container; `stdin` keeps its stdin open.
+pub(super) async fn request_exec(
+    writer: &mut (impl AsyncWrite + Unpin),
+    process: Process,
+    stdin: bool,
+) -> Result<(), FrameError> {
+    let request = json(Kind::Request, &Request::Exec { process: Box::new(process), stdin })?;
+    if request.len() > MAX_PAYLOAD {
+        return Err(FrameError::TooLong(request.len()));
+    }
+    write(writer, Kind::Request, &request).await
+}
+
+/// Sends one input; stdin in as many frames as it needs.
+pub(super) async fn send(writer: &mut (impl AsyncWrite + Unpin), input: Input) -> Result<(), FrameError> {
+    match input {
+        Input::Stdin(bytes) => {
+            for piece in bytes.chunks(MAX_PAYLOAD) {
+                write(writer, Kind::Stdin, piece).await?;
+            }
+            Ok(())
+        }
+        Input::StdinClosed => write(writer, Kind::StdinClosed, &[]).await,
+        Input::Resize(window) => write(writer, Kind::Resize, &json(Kind::Resize, &window)?).await,
+        Input::Signal(signal) => write(writer, Kind::Signal, &json(Kind::Signal, &signal)?).await,
+    }
+}
+
+async fn write(writer: &mut (impl AsyncWrite + Unpin), kind: Kind, payload: &[u8]) -> Result<(), FrameError> {
+    writer.write_all(&protocol::encode(kind, payload)).await.map_err(FrameError::Write)
+}
+
+fn json(kind: Kind, value: &impl Serialize) -> Result<Vec<u8>, FrameError> {
+    serde_json::to_vec(value).map_err(|error| FrameError::Content(kind, error))
+}
+
+/// The monitor's frames.
+#[derive(Debug)]
+pub(super) struct Outputs<R> {
+    reader: R,
+    buffer: Vec<u8>,
+}
+
+impl<R: AsyncRead + Unpin> Outputs<R> {
+    pub(super) fn new(reader: R) -> Self {
+        Self { reader, buffer: Vec::new() }
+    }
+
+    /// The next frame; None where the monitor closed the connection between two. May be given up and called again:
+    /// what was read stays in the buffer.
+    pub(super) async fn next(&mut self) -> Result<Option<Output>, FrameError> {
+        loop {
+            if let Some((kind, payload)) = protocol::decode(&mut self.buffer).map_err(FrameError::NoFrame)? {
+                return output(kind, payload).map(Some);
+            }
+            if self.reader.read_buf(&mut self.buffer).await.map_err(FrameError::Read)? == 0 {
+                return if self.buffer.is_empty() { Ok(None) } else { Err(FrameError::Torn) };
+            }
+        }
+    }
+}
+
+fn output(kind: Kind, payload: Vec<u8>) -> Result<Output, FrameError> {
+    let content = |error| FrameError::Content(kind, error);
+    match kind {
+        Kind::Done => Ok(Output::Started),
+        Kind::Failed => serde_json::from_slice(&payload).map(Output::Refused).map_err(content),
+        Kind::Stdout => Ok(Output::Stdout(payload)),
+        Kind::Stderr => Ok(Output::Stderr(payload)),
+        Kind::Exit => {
+            serde_json::from_slice(&payload).map(|exited: Exited| Output::Exited(exited.exit_code)).map_err(content)
+        }
+        Kind::Request | Kind::Stdin | Kind::StdinClosed | Kind::Resize | Kind::Signal | Kind::Json => {
+            Err(FrameError::Unexpected(kind))
+        }
+    }
+}
