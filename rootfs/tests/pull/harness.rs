@@ -203,7 +203,7 @@ impl Drop for Registry {
 /// What an entry of a tree looks like from inside a container; directories without times, which depend on the order in
 /// which layers are laid over each other.
 pub(crate) fn tree(root: &Path) -> BTreeMap<PathBuf, String> {
-    let (mut tree, mut links) = (BTreeMap::new(), BTreeMap::new());
+    let mut tree = BTreeMap::new();
     let mut pending = vec![PathBuf::new()];
     while let Some(relative) = pending.pop() {
         let path = root.join(&relative);
@@ -214,9 +214,8 @@ pub(crate) fn tree(root: &Path) -> BTreeMap<PathBuf, String> {
             pending.extend(fs::read_dir(&path).unwrap().map(|entry| relative.join(entry.unwrap().file_name())));
         } else {
             line += &format!(" {}.{}", meta.mtime(), meta.mtime_nsec());
-            let first = links.entry(meta.ino()).or_insert_with(|| relative.clone());
             if meta.nlink() > 1 {
-                line += &format!(" nlink {} {}", meta.nlink(), first.display().to_string().len());
+                line += &format!(" nlink {}", meta.nlink());
             }
         }
         if kind.is_file() {
@@ -228,7 +227,9 @@ pub(crate) fn tree(root: &Path) -> BTreeMap<PathBuf, String> {
         } else if kind.is_char_device() || kind.is_block_device() {
             line += &format!(" dev {}", meta.rdev());
         }
-        for name in xattr::list(&path).unwrap().filter(|name| !name.to_string_lossy().contains("overlay.")) {
+        // The kernel lists them in no particular order.
+        let names = xattr::list(&path).unwrap().filter(|name| !name.to_string_lossy().contains("overlay."));
+        for name in names.collect::<std::collections::BTreeSet<_>>() {
             let value = xattr::get(&path, &name).unwrap().unwrap_or_default();
             line += &format!(" {}={value:?}", name.display());
         }
