@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::own_binary;
+use crate::{monitor, own_binary};
 
 pub mod commands;
 pub mod foreground;
@@ -59,6 +59,8 @@ enum Command {
     Exec(Exec),
     /// List containers
     List(List),
+    /// Create and start a container, and look after it to its end
+    Monitor(monitor::Args),
     /// Pin namespaces for the containers of a task
     #[command(subcommand)]
     Namespaces(Namespaces),
@@ -211,7 +213,7 @@ pub fn run() -> ExitCode {
     if cli.global.systemd_cgroup {
         return reporter.failed(&report::Refused("--systemd-cgroup"));
     }
-    let enters = matches!(cli.command, Command::Create(_) | Command::Run(_) | Command::Exec(_));
+    let enters = matches!(cli.command, Command::Create(_) | Command::Run(_) | Command::Exec(_) | Command::Monitor(_));
     if enters && let Err(error) = own_binary::protect() {
         return reporter.failed(&error);
     }
@@ -225,6 +227,7 @@ pub fn run() -> ExitCode {
         Command::Delete(args) => commands::delete(root, &args),
         Command::Exec(args) => commands::exec(root, &args),
         Command::List(args) => commands::list(root, &args),
+        Command::Monitor(args) => monitor::run(&args).map_err(Into::into),
         Command::Namespaces(args) => commands::namespaces(&args),
     };
     match result {

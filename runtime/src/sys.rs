@@ -9,7 +9,6 @@ pub mod loopback;
 pub mod mount_api;
 pub mod pidfd;
 pub mod prlimit;
-pub mod pty;
 pub mod seccomp;
 pub mod signals;
 pub mod terminal;

@@ -1,0 +1,129 @@
+//! The monitor's loop: the container's output into its log, signals to its pid 1, clients on the socket, until pid 1
+//! has ended. Nothing here waits for a client or for the disk longer than one write.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signalfd::SignalFd;
+use nix::unistd::read;
+
+use super::log::{Log, Stream};
+use super::session::{Clients, Interest};
+use super::{MonitorError, Started, kernel};
+use crate::sys::pidfd;
+
+/// Bytes read at once.
+pub(super) const CHUNK: usize = 16 * 1024;
+/// How long the output may stay open once all its writers were killed: only a descriptor that left the container can
+/// hold it.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a ready descriptor is.
+enum Source {
+    Exit,
+    Signals,
+    Listener,
+    Output(usize),
+    Client(Interest),
+}
+
+/// Serves until pid 1 has ended and can be waited for.
+pub(super) fn until_exit(
+    started: &Started,
+    listener: &UnixListener,
+    signals: &SignalFd,
+    log: &mut Log,
+) -> Result<(), MonitorError> {
+    let init = started.running.pidfd.as_fd();
+    let mut open: Vec<bool> = vec![true; started.outputs.len()];
+    let mut clients = Clients::new(&started.target, &started.record);
+    let mut buffer = [0; CHUNK];
+    loop {
+        let mut sources = vec![Source::Exit, Source::Signals, Source::Listener];
+        let mut watched = vec![
+            PollFd::new(init, PollFlags::POLLIN),
+            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+            PollFd::new(listener.as_fd(), PollFlags::POLLIN),
+        ];
+        for (index, (_, output)) in started.outputs.iter().enumerate().filter(|(index, _)| open[*index]) {
+            sources.push(Source::Output(index));
+            watched.push(PollFd::new(output.as_fd(), PollFlags::POLLIN));
+        }
+        for (interest, descriptor, flags) in clients.interests() {
+            sources.push(Source::Client(interest));
+            watched.push(PollFd::new(descriptor, flags));
+        }
+        match poll(&mut watched, PollTimeout::NONE) {
+            Err(Errno::EINTR) => continue,
+            other => other.map_err(kernel("wait for events"))?,
+        };
+        let ready: Vec<bool> = watched.iter().map(|watched| watched.any().unwrap_or(true)).collect();
+        drop(watched);
+        let mut exited = false;
+        for source in sources.into_iter().zip(ready).filter_map(|(source, ready)| ready.then_some(source)) {
+            match source {
+                Source::Exit => exited = true,
+                Source::Signals => pass_on(signals, init)?,
+                Source::Listener => clients.accept(listener),
+                Source::Output(index) => {
+                    let (stream, output) = &started.outputs[index];
+                    open[index] = copy(output.as_fd(), *stream, log, &mut buffer);
+                }
+                Source::Client(interest) => clients.handle(interest, init),
+            }
+        }
+        log.flush();
+        clients.tidy();
+        if exited {
+            return Ok(());
+        }
+    }
+}
+
+/// Reads what is left of the output, now that nobody writes any more.
+pub(super) fn drain(outputs: Vec<(Stream, OwnedFd)>, log: &mut Log) -> Result<(), MonitorError> {
+    let deadline = Instant::now() + DRAIN_TIMEOUT;
+    let mut buffer = [0; CHUNK];
+    for (stream, output) in outputs {
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
+            match poll(&mut [PollFd::new(output.as_fd(), PollFlags::POLLIN)], timeout) {
+                Err(Errno::EINTR) => continue,
+                Ok(0) => break,
+                other => other.map_err(kernel("wait for the last output"))?,
+            };
+            if !copy(output.as_fd(), stream, log, &mut buffer) {
+                break;
+            }
+            log.flush();
+        }
+    }
+    Ok(())
+}
+
+/// One read; false once there is no more. A terminal whose last process is gone answers EIO.
+fn copy(output: BorrowedFd<'_>, stream: Stream, log: &mut Log, buffer: &mut [u8]) -> bool {
+    match read(output, buffer) {
+        Ok(0) | Err(Errno::EIO) => false,
+        Ok(length) => {
+            log.take(stream, &buffer[..length]);
+            true
+        }
+        Err(errno) => matches!(errno, Errno::EAGAIN | Errno::EINTR),
+    }
+}
+
+fn pass_on(signals: &SignalFd, init: BorrowedFd<'_>) -> Result<(), MonitorError> {
+    while let Some(signal) = signals.read_signal().map_err(kernel("read a signal"))? {
+        let number = i32::try_from(signal.ssi_signo).unwrap_or(libc::SIGTERM);
+        match pidfd::send_signal(init, number) {
+            Ok(()) | Err(Errno::ESRCH) => {}
+            Err(errno) => return Err(MonitorError::Kernel { what: "pass a signal on", source: errno }),
+        }
+    }
+    Ok(())
+}

@@ -1,1 +1,0 @@
-//! Owned by the other half of this crate.
