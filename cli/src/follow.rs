@@ -120,8 +120,8 @@ impl Screen {
         if self.quiet {
             return;
         }
-        // An output that ended without a newline shares the terminal's line with what is told next.
-        if self.logs.in_line() && io::stderr().is_terminal() && io::stdout().is_terminal() {
+        // An output that ended without a newline shares its line with what is told next.
+        if self.logs.in_line(io::stderr().is_terminal() && io::stdout().is_terminal()) {
             output::note("");
             self.logs.line_was_ended();
         }

@@ -61,9 +61,10 @@ impl LogPrinter {
         Ok(())
     }
 
-    /// Whether the last thing written to either stream was not a whole line.
-    pub(crate) fn in_line(&self) -> bool {
-        self.stdout.open.is_some() || self.stderr.open.is_some()
+    /// Whether what is written to stderr next would continue a line: one of stderr's own, or of stdout where the two
+    /// `share` a terminal.
+    pub(crate) fn in_line(&self, share: bool) -> bool {
+        self.stderr.open.is_some() || share && self.stdout.open.is_some()
     }
 
     /// Something else began a new line on the terminal.
@@ -125,6 +126,15 @@ mod tests {
         let (out, err) = printed(&mut LogPrinter::new(["a", "long"], false), &lines);
         assert_eq!(out, "a    | part rest\nlong | open\na    | next\n");
         assert_eq!(err, "a    | err\n");
+    }
+
+    #[test]
+    fn notes_know_whether_they_would_continue_a_line() {
+        let mut printer = LogPrinter::new(["a"], false);
+        printed(&mut printer, &[line("a", "stdout", "open")]);
+        assert!(printer.in_line(true) && !printer.in_line(false));
+        printed(&mut printer, &[line("a", "stdout", "\n"), line("a", "stderr", "open")]);
+        assert!(printer.in_line(false));
     }
 
     #[test]
