@@ -34,10 +34,12 @@ follow() {
 
 limit_files() { # cgroup v1 and v2, whichever this host has
   local group=$1
-  find /sys/fs/cgroup -path "*/neargate-*/$group/*" -o -path "*/neargate-*/$group" -type d 2>/dev/null |
+  find /sys/fs/cgroup -type d -path "*/neargate-*/$group*" 2>/dev/null |
     while read -r dir; do
       for file in cpu.cfs_quota_us cpu.shares memory.limit_in_bytes cpu.max cpu.weight memory.max; do
-        [ -f "$dir/$file" ] && printf '%s/%s = %s\n' "${dir#/sys/fs/cgroup/}" "$file" "$(cat "$dir/$file")"
+        if [ -f "$dir/$file" ]; then
+          printf '%s/%s = %s\n' "${dir#/sys/fs/cgroup/}" "$file" "$(cat "$dir/$file")"
+        fi
       done
     done | sort -u
 }
@@ -73,7 +75,7 @@ limits=$(limit_files "${web##*/}")
 echo "$limits"
 grep -qE 'cpu.cfs_quota_us = 25000|cpu.max = 25000 100000' <<<"$limits" || fail "the task's CPU limit is not in the kernel"
 grep -qE 'memory.(limit_in_bytes|max) = 134217728' <<<"$limits" || fail "the task's memory limit is not in the kernel"
-say "\$ neargate exec ${web##*/} --container server python3 -c 'import os; print(os.getuid())'"
+say "\$ neargate exec --container server ${web##*/} python3 -c 'import os; print(\"inside as user\", os.getuid())'"
 "$bin/neargate" exec --container server "$web" python3 -c 'import os; print("inside as user", os.getuid())'
 say "\$ neargate stop ${web##*/}"
 "$bin/neargate" stop "$web"
