@@ -57,7 +57,7 @@ async fn bridge(
 ) -> Result<impl Stream<Item = Result<ExecuteCommandResponse, Status>> + Send + 'static, Status> {
     let process = process::changed(target.process, &start)?;
     let interactive = start.interactive.unwrap_or_default();
-    let size = start.size.as_ref().map(window).transpose()?;
+    let size = start.size.as_ref().map(window).transpose()?.flatten();
     let lost = |error: BridgeError| status::not_connected(&error);
 
     let stream = UnixStream::connect(&target.socket).await.map_err(BridgeError::Connect).map_err(lost)?;
@@ -164,7 +164,7 @@ fn inputs(message: ExecuteCommandRequest, stdin_open: &mut bool) -> Result<Vec<I
         inputs.push(Input::StdinClosed);
     }
     if let Some(size) = resize {
-        inputs.push(window(&size)?);
+        inputs.extend(window(&size)?);
     }
     if let Some(name) = signal {
         inputs.push(Input::Signal(protocol::Signal { signal: number(&name)? }));
@@ -172,12 +172,14 @@ fn inputs(message: ExecuteCommandRequest, stdin_open: &mut bool) -> Result<Vec<I
     Ok(inputs)
 }
 
-fn window(size: &TerminalSize) -> Result<Input, Status> {
+/// None for a terminal that does not know its size: it says 0.
+fn window(size: &TerminalSize) -> Result<Option<Input>, Status> {
     let side = |name: &str, value: Option<i32>| {
-        let value = value.and_then(|value| u16::try_from(value).ok()).filter(|value| *value > 0);
-        value.ok_or_else(|| status::invalid_parameter(name, "must be between 1 and 65535"))
+        let value = u16::try_from(value.unwrap_or_default());
+        value.map_err(|_| status::invalid_parameter(name, "must be between 0 and 65535"))
     };
-    Ok(Input::Resize(Window { rows: side("rows", size.rows)?, columns: side("columns", size.columns)? }))
+    let (rows, columns) = (side("rows", size.rows)?, side("columns", size.columns)?);
+    Ok((rows > 0 && columns > 0).then_some(Input::Resize(Window { rows, columns })))
 }
 
 /// `SIGINT`, `INT` or `2`.

@@ -177,3 +177,11 @@ fn signals_have_three_spellings() {
     assert_eq!([number("SIGTERM").unwrap(), number("TERM").unwrap(), number("15").unwrap()], [15, 15, 15]);
     assert!(number("99").is_err() && number("").is_err());
 }
+
+#[test]
+fn a_terminal_without_a_size_is_left_as_it_is() {
+    let size = |rows, columns| window(&TerminalSize { rows, columns });
+    assert_eq!(size(Some(0), Some(0)).unwrap(), None);
+    assert_eq!(size(None, Some(80)).unwrap(), None);
+    assert!(size(Some(-1), Some(80)).is_err() && size(Some(24), Some(70_000)).is_err());
+}
