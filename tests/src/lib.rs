@@ -7,8 +7,16 @@
 #![forbid(unsafe_code)]
 
 pub mod binaries;
+pub mod client;
+pub mod definition;
 pub mod eventually;
+pub mod exec;
+pub mod host;
+pub mod images;
 pub mod leaks;
+pub mod registry;
 
 pub use eventually::eventually;
+pub use host::TestHost;
 pub use leaks::Snapshot;
+pub use registry::TestRegistry;

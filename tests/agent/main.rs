@@ -1,0 +1,6 @@
+//! Real agents, real images, real containers: what Neargate promises of tasks, seen through gRPC and from inside.
+
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, reason = "a panic is the report")]
+
+mod run;

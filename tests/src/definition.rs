@@ -1,0 +1,34 @@
+//! Task definitions as tests write them: ECS JSON, with the members that a test does not care about filled in.
+
+use proto::v1::RegisterTaskDefinitionRequest;
+use serde_json::{Value, json};
+
+/// A definition of a family with these containers and a small memory limit where a container has none.
+pub fn task(family: &str, containers: &[Value]) -> Value {
+    let containers: Vec<Value> = containers.iter().map(|container| filled(container.clone())).collect();
+    json!({ "family": family, "networkMode": "none", "containerDefinitions": containers })
+}
+
+/// A container that runs a shell script in `image`.
+pub fn shell(name: &str, image: &str, script: &str) -> Value {
+    json!({ "name": name, "image": image, "entryPoint": ["/bin/sh", "-c"], "command": [script] })
+}
+
+/// `value` with the members of `more` on top.
+pub fn with(mut value: Value, more: Value) -> Value {
+    if let (Some(members), Value::Object(more)) = (value.as_object_mut(), more) {
+        members.extend(more);
+    }
+    value
+}
+
+/// The request that registers a definition.
+#[track_caller]
+pub fn request(definition: &Value) -> RegisterTaskDefinitionRequest {
+    serde_json::from_value(definition.clone()).expect("the test's definition is ECS JSON")
+}
+
+fn filled(container: Value) -> Value {
+    let has_memory = container.get("memory").is_some() || container.get("memoryReservation").is_some();
+    if has_memory { container } else { with(container, json!({ "memory": 64 })) }
+}
