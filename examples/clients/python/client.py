@@ -34,7 +34,8 @@ def load_stubs():
 
 def main(socket, definition_file):
     definitions, tasks, services = load_stubs()
-    channel = grpc.insecure_channel(f"unix:{socket}")
+    # Without a name of its own grpcio would send the socket's path as :authority, which HTTP/2 servers refuse.
+    channel = grpc.insecure_channel(f"unix:{socket}", options=[("grpc.default_authority", "localhost")])
 
     print("services:", ", ".join(sorted(ProtoReflectionDescriptorDatabase(channel).get_services())))
 
