@@ -3,4 +3,8 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "a panic is the report")]
 
+mod api;
+mod kill9;
+mod logs;
 mod run;
+mod stop;

@@ -207,7 +207,7 @@ impl Client {
 
     /// The container instance.
     #[track_caller]
-    pub fn instance(&self) -> proto::v1::ContainerInstance {
+    pub fn container_instance(&self) -> proto::v1::ContainerInstance {
         let answer = self.wait(async { self.host().await?.describe_host(DescribeHostRequest {}).await });
         answer.expect("DescribeHost answers").into_inner().container_instance.expect("an instance")
     }
