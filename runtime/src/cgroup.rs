@@ -145,6 +145,15 @@ impl Cgroup {
         Ok(cgroup)
     }
 
+    /// Makes what is missing of the group and limits it, whoever is in it: an earlier attempt may have been killed when
+    /// only some hierarchies had it.
+    pub fn ensure(path: &str, resources: &LinuxResources) -> Result<Cgroup, CgroupError> {
+        let cgroup = Cgroup::open(path)?;
+        cgroup.make()?;
+        cgroup.update(resources)?;
+        Ok(cgroup)
+    }
+
     /// Names a group that may or may not exist.
     pub fn open(path: &str) -> Result<Cgroup, CgroupError> {
         let relative = path.strip_prefix('/').unwrap_or_default();

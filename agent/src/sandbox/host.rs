@@ -119,12 +119,7 @@ impl Sandbox for Host {
             }
         }
         let (path, limits) = (self.cgroup.clone(), limits.clone());
-        blocking(move || {
-            // An earlier agent may have made it, and containers may be in it.
-            let cgroup = Cgroup::open(&path)?;
-            if cgroup.exists() { cgroup.update(&limits) } else { Cgroup::create(&path, &limits).map(drop) }
-        })
-        .await
+        blocking(move || Cgroup::ensure(&path, &limits).map(drop)).await
     }
 
     async fn start(&self, bundle: &Path, log: &Log) -> Result<Start, SandboxError> {

@@ -104,6 +104,16 @@ fn refused_limit_leaves_nothing() {
 }
 
 #[test]
+fn half_made_group_is_completed() {
+    let group = Group::new("half", serde_json::json!({}));
+    let removed = group.0.directories().pop().unwrap();
+    fs::remove_dir(&removed).unwrap();
+    let resources = serde_json::from_value(serde_json::json!({ "cpu": { "shares": 99 } })).unwrap();
+    assert_eq!(Cgroup::ensure(&group.0.path(), &resources).unwrap(), group.0);
+    assert!(removed.is_dir());
+}
+
+#[test]
 fn paths_that_could_leave_the_hierarchy_are_refused() {
     for path in ["", "/", "relative", "/a/../b", "/a//b", "/a/."] {
         assert!(matches!(Cgroup::open(path), Err(CgroupError::Path { .. })), "{path:?}");
