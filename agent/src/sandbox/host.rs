@@ -6,6 +6,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::net::UnixStream as BlockingStream;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -18,6 +19,7 @@ use runtime::process::ProcessRef;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
+use tokio::sync::Mutex;
 
 use super::{Found, Log, Sandbox, SandboxError, Shared, Start};
 
@@ -33,17 +35,41 @@ pub struct Host {
     /// Holds `ns/` and one bundle per container.
     directory: PathBuf,
     cgroup: String,
+    /// Held while something is being made, so that what is destroyed was made before or never will be.
+    making: Arc<Mutex<()>>,
 }
 
 impl Host {
     /// The sandbox of the task whose runtime directory and cgroup these are. Makes nothing.
     pub fn new(runtime: PathBuf, directory: PathBuf, cgroup: String) -> Host {
-        Host { runtime, directory, cgroup }
+        Host { runtime, directory, cgroup, making: Arc::default() }
     }
 
     /// Where the task's namespaces are pinned.
     pub fn namespaces(directory: &Path) -> PathBuf {
         directory.join("ns")
+    }
+
+    async fn make(&self, shared: Shared, limits: LinuxResources) -> Result<(), SandboxError> {
+        make_directory(&self.directory, 0o711)?;
+        if shared.user_base.is_some() || shared.network {
+            let namespaces = Host::namespaces(&self.directory).to_string_lossy().into_owned();
+            let mut arguments = vec!["--dir".to_owned(), namespaces];
+            if let Some(base) = shared.user_base {
+                arguments.extend(["--user-base".to_owned(), base.to_string()]);
+                arguments.extend(["--user-size".to_owned(), crate::task::provision::USER_IDS.to_string()]);
+            }
+            if shared.network {
+                arguments.push("--net".to_owned());
+            }
+            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+            if !self.has_namespaces(shared) {
+                self.run("namespaces delete", &arguments[..2]).await?;
+                self.run("namespaces create", &arguments).await?;
+            }
+        }
+        let path = self.cgroup.clone();
+        blocking(move || Cgroup::ensure(&path, &limits).map(drop)).await
     }
 
     /// Whether an earlier agent pinned all that is needed.
@@ -101,25 +127,20 @@ impl Host {
 
 impl Sandbox for Host {
     async fn prepare(&self, shared: Shared, limits: &LinuxResources) -> Result<(), SandboxError> {
-        make_directory(&self.directory, 0o711)?;
-        if shared.user_base.is_some() || shared.network {
-            let namespaces = Host::namespaces(&self.directory).to_string_lossy().into_owned();
-            let mut arguments = vec!["--dir".to_owned(), namespaces];
-            if let Some(base) = shared.user_base {
-                arguments.extend(["--user-base".to_owned(), base.to_string()]);
-                arguments.extend(["--user-size".to_owned(), crate::task::provision::USER_IDS.to_string()]);
-            }
-            if shared.network {
-                arguments.push("--net".to_owned());
-            }
-            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-            if !self.has_namespaces(shared) {
-                self.run("namespaces delete", &arguments[..2]).await?;
-                self.run("namespaces create", &arguments).await?;
+        let (host, limits) = (self.clone(), limits.clone());
+        // A task of its own: whoever drops this future (the task was stopped) must not leave half of it to go on unseen.
+        let making = self.making.clone().lock_owned().await;
+        let made = tokio::spawn(async move {
+            let _making = making;
+            host.make(shared, limits).await
+        });
+        match made.await {
+            Ok(made) => made,
+            Err(ended) if ended.is_panic() => std::panic::resume_unwind(ended.into_panic()),
+            Err(_) => {
+                Err(SandboxError::File { path: self.directory.clone(), source: io::ErrorKind::Interrupted.into() })
             }
         }
-        let (path, limits) = (self.cgroup.clone(), limits.clone());
-        blocking(move || Cgroup::ensure(&path, &limits).map(drop)).await
     }
 
     async fn start(&self, bundle: &Path, log: &Log) -> Result<Start, SandboxError> {
@@ -184,6 +205,7 @@ impl Sandbox for Host {
     }
 
     async fn destroy(&self) -> Result<(), SandboxError> {
+        let _making = self.making.lock().await;
         let path = self.cgroup.clone();
         blocking(move || Cgroup::open(&path)?.delete()).await?;
         let namespaces = Host::namespaces(&self.directory);
