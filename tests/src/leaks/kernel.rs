@@ -121,7 +121,7 @@ pub(super) fn processes(marks: &Marks) -> Vec<Process> {
 
 /// Namespaces that only our processes are in.
 pub(super) fn namespaces(processes: &[Process]) -> Vec<String> {
-    let host: BTreeSet<String> = identities(1).into_iter().collect();
+    let host: BTreeSet<String> = identities(std::process::id()).into_iter().collect();
     let mut found = Vec::new();
     for process in processes {
         let of_process = identities(process.pid).into_iter().filter(|identity| !host.contains(identity));

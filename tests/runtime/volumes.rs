@@ -1,0 +1,92 @@
+//! Volumes: the host's directories and the task's own, with ids that mean the same inside and outside.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::time::Duration;
+
+use serde_json::json;
+use system_tests::definition::{shell, task, with};
+use system_tests::{TestHost, eventually};
+
+use super::running;
+
+#[test]
+fn files_of_the_tasks_root_belong_to_the_hosts_root() {
+    let host = TestHost::start();
+    let directory = host.scratch().join("made/by/agent");
+    let volumes = json!({ "volumes": [{ "name": "v", "host": { "sourcePath": directory } }] });
+    let mounted = json!({ "mountPoints": [{ "sourceVolume": "v", "containerPath": "/data" }] });
+    let arn = running(&host, mounted, volumes);
+    host.inside(
+        &arn,
+        "c",
+        "echo text > /data/file && mkdir /data/dir && touch /data/dir/app && chown 1000:65535 /data/dir/app",
+    );
+    let owner = |path: &str| fs::metadata(directory.join(path)).map(|found| (found.uid(), found.gid())).unwrap();
+    assert_eq!(owner("file"), (0, 0));
+    assert_eq!(owner("dir/app"), (1000, 65535));
+    assert_eq!(fs::read_to_string(directory.join("file")).unwrap(), "text\n");
+    fs::File::create(directory.join("of-host")).unwrap();
+    assert_eq!(host.inside(&arn, "c", "stat -c '%u %g' /data/of-host"), "0 0\n");
+    host.stop(&arn, None).unwrap();
+    host.stopped(&arn);
+    assert!(directory.join("file").exists(), "the host's directory is the host's");
+}
+
+#[test]
+fn a_read_only_mount_point_takes_no_write() {
+    let host = TestHost::start();
+    let directory = host.scratch().join("read-only");
+    let volumes = json!({ "volumes": [{ "name": "v", "host": { "sourcePath": directory } }] });
+    let points = json!({ "mountPoints": [
+        { "sourceVolume": "v", "containerPath": "/ro", "readOnly": true }, { "sourceVolume": "v", "containerPath": "/rw" },
+    ] });
+    let arn = running(&host, points, volumes);
+    assert_eq!(
+        host.inside(&arn, "c", "touch /ro/a 2>/dev/null || echo refused; touch /rw/b && ls /ro"),
+        "refused\nb\n"
+    );
+}
+
+#[test]
+fn an_empty_volume_is_shared_by_the_tasks_containers_and_by_no_other_task() {
+    let host = TestHost::start();
+    let image = host.image("base");
+    let mounted = json!({ "mountPoints": [{ "sourceVolume": "shared", "containerPath": "/shared" }] });
+    let volumes = json!({ "volumes": [{ "name": "shared" }] });
+    let writer = with(shell("writer", &image, "ls -A /shared; echo page > /shared/page; sleep 60"), mounted.clone());
+    let writer = with(writer, json!({ "essential": false }));
+    let reader = "for i in $(seq 100); do [ -s /shared/page ] && cat /shared/page && exit 0; sleep 0.05; done; exit 1";
+    let reader = with(shell("reader", &image, reader), mounted);
+    let definition = with(task("sidecar", &[writer, reader]), volumes);
+    for _ in 0..2 {
+        let arn = host.run(&definition);
+        let ended = host.stopped(&arn);
+        let code = ended.containers.iter().find(|container| container.name() == "reader").unwrap().exit_code;
+        assert_eq!(code, Some(0));
+        assert_eq!(host.logs(&arn, "reader"), "page\n");
+        assert_eq!(host.logs(&arn, "writer"), "", "it was empty");
+    }
+}
+
+#[test]
+fn writes_into_the_root_are_the_containers_own_and_the_image_stays() {
+    let host = TestHost::start();
+    let script = "cat /etc/passwd | head -n 1; echo changed > /etc/passwd; rm /of-app; touch /new";
+    let definition = task("writer", &[shell("c", &host.image("base"), script)]);
+    for _ in 0..2 {
+        let arn = host.run(&definition);
+        assert_eq!(host.stopped(&arn).containers[0].exit_code, Some(0));
+        assert_eq!(host.logs(&arn, "c"), "root::0:0:root:/root:/bin/sh\n");
+    }
+}
+
+#[test]
+fn disks_of_stopped_tasks_are_removed_and_the_record_stays() {
+    let host = TestHost::with("[history]\ndisk_keep_hours = 0.0");
+    let arn = host.run(&task("gone", &[shell("c", &host.image("base"), "touch /new")]));
+    host.stopped(&arn);
+    let directory = host.task_directory(&arn);
+    eventually("the disks are removed", Duration::from_secs(30), || (!directory.exists()).then_some(()));
+    assert_eq!(host.describe(&arn).containers[0].exit_code, Some(0));
+}
