@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a panic is the report")]
 
 mod api;
+mod cli;
 mod kill9;
 mod logs;
 mod run;

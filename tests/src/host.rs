@@ -209,8 +209,16 @@ impl Drop for TestHost {
     #[expect(clippy::print_stdout, reason = "the test harness shows a failing test's output")]
     fn drop(&mut self) {
         let failed = std::thread::panicking();
-        let wound_up = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.wind_up()));
-        let wound_up = wound_up.unwrap_or_else(|_| Err("winding up panicked".to_owned()));
+        let mut wind_up = || {
+            let wound_up = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.wind_up()));
+            wound_up.unwrap_or_else(|_| Err("winding up panicked".to_owned()))
+        };
+        let wound_up = wind_up();
+        if wound_up.is_err() {
+            // The first error is told; a second try may leave the machine clean all the same.
+            self.kill9();
+            let _best_effort = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.wind_up()));
+        }
         self.kill9();
         if failed || wound_up.is_err() {
             let words = self.last_words();
