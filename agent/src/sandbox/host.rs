@@ -1,8 +1,12 @@
 //! A sandbox of namespaces on this kernel: executes neargate-runtime and waits on its monitors. Never forks by itself.
+//!
+//! What is executed outlives an agent that is killed, and the next agent must not work beside it. So every child has a
+//! locked file as its standard input: the lock is the child's as soon as it exists and is free only once it has ended,
+//! whoever else has been killed. [`PREPARE_LOCK`] is for what the task shares, [`START_LOCK`] for one container.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::os::unix::net::UnixStream as BlockingStream;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -10,7 +14,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
 use nix::sys::statfs;
 use oci_spec::runtime::LinuxResources;
 use runtime::cgroup::Cgroup;
@@ -27,6 +30,12 @@ use super::{Found, Log, Sandbox, SandboxError, Shared, Start};
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a restarted agent looks whether a monitor that holds its lock has written its record.
 const POLL: Duration = Duration::from_millis(5);
+
+/// In the task's directory: held by whoever makes or removes its namespaces or cgroup.
+const PREPARE_LOCK: &str = "prepare.lock";
+/// In a bundle: held from before its monitor is executed until that has ended, while the monitor's own lock is only
+/// taken once it has come that far.
+const START_LOCK: &str = "start.lock";
 
 /// A task's sandbox on this kernel.
 #[derive(Debug, Clone)]
@@ -52,24 +61,24 @@ impl Host {
 
     async fn make(&self, shared: Shared, limits: LinuxResources) -> Result<(), SandboxError> {
         make_directory(&self.directory, 0o711)?;
-        if shared.user_base.is_some() || shared.network {
-            let namespaces = Host::namespaces(&self.directory).to_string_lossy().into_owned();
-            let mut arguments = vec!["--dir".to_owned(), namespaces];
-            if let Some(base) = shared.user_base {
-                arguments.extend(["--user-base".to_owned(), base.to_string()]);
-                arguments.extend(["--user-size".to_owned(), crate::task::provision::USER_IDS.to_string()]);
-            }
-            if shared.network {
-                arguments.push("--net".to_owned());
-            }
-            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-            if !self.has_namespaces(shared) {
-                self.run("namespaces delete", &arguments[..2]).await?;
-                self.run("namespaces create", &arguments).await?;
-            }
-        }
+        let lock = self.lock().await?;
         let path = self.cgroup.clone();
-        blocking(move || Cgroup::ensure(&path, &limits).map(drop)).await
+        blocking(move || Cgroup::ensure(&path, &limits).map(drop)).await?;
+        if (shared.user_base.is_none() && !shared.network) || self.has_namespaces(shared) {
+            return Ok(());
+        }
+        let namespaces = Host::namespaces(&self.directory).to_string_lossy().into_owned();
+        let mut arguments = vec!["--dir".to_owned(), namespaces];
+        if let Some(base) = shared.user_base {
+            arguments.extend(["--user-base".to_owned(), base.to_string()]);
+            arguments.extend(["--user-size".to_owned(), crate::task::provision::USER_IDS.to_string()]);
+        }
+        if shared.network {
+            arguments.push("--net".to_owned());
+        }
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        self.run("namespaces delete", &arguments[..2], &lock).await?;
+        self.run("namespaces create", &arguments, &lock).await
     }
 
     /// Whether an earlier agent pinned all that is needed.
@@ -81,14 +90,25 @@ impl Host {
         (shared.user_base.is_none() || pinned("user")) && (!shared.network || pinned("net"))
     }
 
-    async fn run(&self, command: &'static str, arguments: &[&str]) -> Result<(), SandboxError> {
+    /// Waits until nobody else makes or removes what the task shares.
+    async fn lock(&self) -> Result<File, SandboxError> {
+        let path = self.directory.join(PREPARE_LOCK);
+        blocking(move || {
+            let lock = open_lock(&path)?;
+            lock.lock().map_err(file(&path)).map(|()| lock)
+        })
+        .await
+    }
+
+    async fn run(&self, command: &'static str, arguments: &[&str], lock: &File) -> Result<(), SandboxError> {
+        let execute = |source| SandboxError::Execute { path: self.runtime.clone(), source };
         let output = Command::new(&self.runtime)
             .args(command.split(' '))
             .args(arguments)
-            .stdin(Stdio::null())
+            .stdin(lock.try_clone().map_err(execute)?)
             .output()
             .await
-            .map_err(|source| SandboxError::Execute { path: self.runtime.clone(), source })?;
+            .map_err(execute)?;
         if output.status.success() {
             return Ok(());
         }
@@ -97,7 +117,7 @@ impl Host {
         Err(SandboxError::Runtime { command, message })
     }
 
-    fn monitor(&self, bundle: &Path, log: &Log) -> Result<Command, SandboxError> {
+    fn monitor(&self, bundle: &Path, log: &Log, lock: File) -> Result<Command, SandboxError> {
         let words = bundle.join("monitor.log");
         let stderr = File::create(&words).map_err(file(&words))?;
         let mut command = Command::new(&self.runtime);
@@ -111,16 +131,33 @@ impl Host {
             .arg(&log.path)
             .args(["--log-max-size", &log.max_size_bytes.to_string()])
             .args(["--log-max-files", &log.max_files.to_string()])
-            .stdin(Stdio::null())
+            .stdin(lock)
             .stdout(Stdio::piped())
             .stderr(stderr)
             .kill_on_drop(false);
         Ok(command)
     }
 
+    /// An earlier agent's monitor was quicker: it is the one.
+    async fn started_before(&self, bundle: &Path) -> Result<Start, SandboxError> {
+        Ok(match self.find(bundle).await? {
+            Found::Running { started_at } => Start::Running { started_at },
+            Found::Ended(ExitRecord { error: Some(failure), started_at: None, .. }) => Start::Failed(failure),
+            // Whoever waits for it next finds its record.
+            Found::Ended(exit) => Start::Running { started_at: exit.started_at.unwrap_or(exit.finished_at) },
+            Found::Nothing | Found::Lost => Start::Failed(lost()),
+        })
+    }
+
+    /// Ends what the death of its monitor left of a container: its pid 1 dies with the monitor, unless the program gained
+    /// privileges when it was executed.
+    async fn end_lost(&self, bundle: &Path) -> Result<(), SandboxError> {
+        let path = format!("{}/{}", self.cgroup, name(bundle));
+        blocking(move || Cgroup::open(&path)?.delete()).await
+    }
+
     /// Unique on the host: the runtime keeps state by it.
     fn container_id(&self, bundle: &Path) -> String {
-        let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         format!("{}-{}", name(&self.directory), name(bundle))
     }
 }
@@ -145,7 +182,14 @@ impl Sandbox for Host {
 
     async fn start(&self, bundle: &Path, log: &Log) -> Result<Start, SandboxError> {
         let execute = |source| SandboxError::Execute { path: self.runtime.clone(), source };
-        let mut monitor = self.monitor(bundle, log)?.spawn().map_err(execute)?;
+        let path = bundle.join(START_LOCK);
+        let lock = open_lock(&path)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return self.started_before(bundle).await,
+            Err(TryLockError::Error(source)) => return Err(file(&path)(source)),
+        }
+        let mut monitor = self.monitor(bundle, log, lock)?.spawn().map_err(execute)?;
         let mut line = String::new();
         if let Some(stdout) = monitor.stdout.take() {
             BufReader::new(stdout).read_line(&mut line).await.map_err(execute)?;
@@ -156,11 +200,7 @@ impl Sandbox for Host {
             Err(_) => {
                 let status = monitor.wait().await.map_err(execute)?;
                 if status.code() == Some(i32::from(protocol::EXIT_BUSY)) {
-                    // An earlier agent's monitor was quicker; it is the one.
-                    return match self.find(bundle).await? {
-                        Found::Running { started_at } => Ok(Start::Running { started_at }),
-                        _ => Ok(Start::Failed(lost())),
-                    };
+                    return self.started_before(bundle).await;
                 }
                 let words = fs::read_to_string(bundle.join("monitor.log")).unwrap_or_default();
                 let message = format!("the monitor ended with {status}: {}", words.trim());
@@ -175,7 +215,8 @@ impl Sandbox for Host {
                 return Ok(Found::Ended(exit));
             }
             let running = record::<MonitorRecord>(bundle, protocol::MONITOR_FILE)?;
-            if is_locked(bundle)? {
+            // In this order: a monitor that is about to take its own lock must not find it taken by us.
+            if is_locked(&bundle.join(START_LOCK))? || is_locked(&bundle.join(protocol::LOCK_FILE))? {
                 match running {
                     Some(record) => return Ok(Found::Running { started_at: record.started_at }),
                     // It is about to write its first record.
@@ -184,11 +225,11 @@ impl Sandbox for Host {
                 continue;
             }
             // The monitor may have ended between the two looks.
-            return Ok(match (record::<ExitRecord>(bundle, protocol::EXIT_FILE)?, running) {
-                (Some(exit), _) => Found::Ended(exit),
-                (None, Some(_)) => Found::Lost,
-                (None, None) => Found::Nothing,
-            });
+            return match (record::<ExitRecord>(bundle, protocol::EXIT_FILE)?, running) {
+                (Some(exit), _) => Ok(Found::Ended(exit)),
+                (None, Some(_)) => self.end_lost(bundle).await.map(|()| Found::Lost),
+                (None, None) => Ok(Found::Nothing),
+            };
         }
     }
 
@@ -196,7 +237,11 @@ impl Sandbox for Host {
         if let Some(running) = record::<MonitorRecord>(bundle, protocol::MONITOR_FILE)? {
             ended(running.monitor).await.map_err(file(bundle))?;
         }
-        record(bundle, protocol::EXIT_FILE)
+        let exit = record(bundle, protocol::EXIT_FILE)?;
+        if exit.is_none() {
+            self.end_lost(bundle).await?;
+        }
+        Ok(exit)
     }
 
     async fn signal(&self, bundle: &Path, signal: i32) -> Result<(), SandboxError> {
@@ -206,11 +251,14 @@ impl Sandbox for Host {
 
     async fn destroy(&self) -> Result<(), SandboxError> {
         let _making = self.making.lock().await;
+        // Without the directory nothing was made that would have to be waited for.
+        let lock = if self.directory.exists() { Some(self.lock().await?) } else { None };
         let path = self.cgroup.clone();
         blocking(move || Cgroup::open(&path)?.delete()).await?;
+        let Some(lock) = lock else { return Ok(()) };
         let namespaces = Host::namespaces(&self.directory);
         if namespaces.exists() {
-            self.run("namespaces delete", &["--dir", &namespaces.to_string_lossy()]).await?;
+            self.run("namespaces delete", &["--dir", &namespaces.to_string_lossy()], &lock).await?;
         }
         let directory = self.directory.clone();
         blocking(move || remove_tree(&directory)).await
@@ -242,18 +290,26 @@ fn record<T: serde::de::DeserializeOwned>(bundle: &Path, name: &str) -> Result<O
     protocol::read_record(bundle, name).map_err(file(&bundle.join(name)))
 }
 
-/// Whether a monitor is at work on the bundle.
-fn is_locked(bundle: &Path) -> Result<bool, SandboxError> {
-    let path = bundle.join(protocol::LOCK_FILE);
-    let lock = match File::open(&path) {
+fn name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// The kernel frees the lock when every copy of the descriptor is closed, those of children included.
+fn open_lock(path: &Path) -> Result<File, SandboxError> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path).map_err(file(path))
+}
+
+/// Whether somebody holds the lock.
+fn is_locked(path: &Path) -> Result<bool, SandboxError> {
+    let lock = match File::open(path) {
         Ok(lock) => lock,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(file(&path)(error)),
+        Err(error) => return Err(file(path)(error)),
     };
-    match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
-        Ok(_unlocked_on_drop) => Ok(false),
-        Err((_, Errno::EWOULDBLOCK)) => Ok(true),
-        Err((_, errno)) => Err(file(&path)(errno.into())),
+    match lock.try_lock() {
+        Ok(()) => Ok(false),
+        Err(TryLockError::WouldBlock) => Ok(true),
+        Err(TryLockError::Error(error)) => Err(file(path)(error)),
     }
 }
 
@@ -316,3 +372,6 @@ async fn blocking<T: Send + 'static, E: Into<SandboxError> + Send + 'static>(
         Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -48,6 +48,9 @@ impl<S: Sandbox + Clone> Driver<S> {
                     let bundle = places.bundle(&container.name);
                     match self.sandbox.find(&bundle).await {
                         Ok(Found::Running { .. }) => Known::Running,
+                        Ok(Found::Ended(ExitRecord { error: Some(failure), started_at: None, exit_code, .. })) => {
+                            self.note_failure(index, &failure, exit_code).await
+                        }
                         Ok(Found::Ended(exit)) => self.note_exit(index, Ok(Some(exit))),
                         Ok(Found::Nothing) if stage == Stage::Starting => Known::Waiting,
                         Ok(Found::Nothing | Found::Lost) => self.note_exit(index, Ok(None)),
@@ -324,10 +327,12 @@ impl<S: Sandbox + Clone> Driver<S> {
                 Known::Stopped { exit_code: exit.exit_code, ran: exit.started_at.is_some() }
             }
             Ok(None) => {
+                tracing::warn!(task = %self.id, container = view.name(), "the container's monitor was killed; its exit code is lost");
                 view.reason = Some("ContainerVanishedError: the container's monitor was killed".to_owned());
                 Known::Stopped { exit_code: None, ran: true }
             }
             Err(error) => {
+                tracing::warn!(task = %self.id, container = view.name(), error = chain(&error), "the container's exit cannot be read");
                 view.reason = Some(cut(&format!("CannotInspectContainerError: {}", chain(&error))));
                 Known::Stopped { exit_code: None, ran: true }
             }
