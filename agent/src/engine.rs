@@ -16,7 +16,7 @@ use proto::v1::{ContainerInstance, TaskDefinition};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::capacity::Ledger;
+use crate::capacity::{Demand, Ledger};
 use crate::config::Config;
 use crate::identity::{Names, TaskId};
 use crate::sandbox::host::Host;
@@ -207,13 +207,13 @@ impl Engine {
 }
 
 impl Shared {
-    /// Starts the driver of a task.
-    fn drive(self: &Arc<Self>, id: TaskId, record: TaskRecord) {
+    /// Starts the driver of a task, which waits for what it demands, where it does not have that already.
+    fn drive(self: &Arc<Self>, id: TaskId, record: TaskRecord, demand: Option<Demand>) {
         let (publish, view) = watch::channel(Arc::new(record.clone()));
         let (commands, received) = mpsc::channel(COMMANDS);
         let (admit, admission) = oneshot::channel();
-        if !record.admitted {
-            lock(&self.admissions).insert(id.clone(), admit);
+        if let Some(demand) = demand {
+            self.queue(id.clone(), demand, admit);
         }
         self.tasks().insert(id.clone(), Handle { view, commands });
         let places = Places::of(&self.config.root, &id);
@@ -230,9 +230,17 @@ impl Shared {
         self.tasks().insert(id, Handle { view, commands });
     }
 
+    /// One step for [`Shared::admit`]: whoever is in the queue can be told.
+    fn queue(&self, task: TaskId, demand: Demand, admit: oneshot::Sender<()>) {
+        let mut ledger = self.ledger();
+        ledger.wait(task.clone(), demand);
+        lock(&self.admissions).insert(task, admit);
+    }
+
     /// Lets waiting tasks in, as far as there is room.
     fn admit(&self) {
-        let admitted = self.ledger().admit();
+        let mut ledger = self.ledger();
+        let admitted = ledger.admit();
         let mut admissions = lock(&self.admissions);
         for task in admitted {
             if let Some(admit) = admissions.remove(&task) {
@@ -244,8 +252,11 @@ impl Shared {
 
     /// Takes back what a task held of the host.
     pub(crate) fn release(&self, task: &TaskId) {
-        self.ledger().release(task);
-        lock(&self.admissions).remove(task);
+        {
+            let mut ledger = self.ledger();
+            ledger.release(task);
+            lock(&self.admissions).remove(task);
+        }
         self.admit();
     }
 

@@ -52,8 +52,7 @@ impl Engine {
         .await?;
         let tasks = records.iter().map(|(_, record)| record.task.clone()).collect();
         for (id, record) in records {
-            self.shared.ledger().wait(id.clone(), Demand::of(&spec));
-            self.shared.drive(id, record);
+            self.shared.drive(id, record, Some(Demand::of(&spec)));
         }
         self.shared.admit();
         self.shared.changed();

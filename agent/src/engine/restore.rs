@@ -140,17 +140,23 @@ impl Engine {
         self.remove_unknown(&known, &owners).await;
         // Oldest first, as they came.
         live.sort_by(|(_, a), (_, b)| a.task.created_at().total_cmp(&b.task.created_at()));
+        let mut drivers = Vec::new();
         for (id, record) in live {
             if let Some(slot) = record.user_slot {
                 shared.user_slots().0.insert(slot);
             }
-            match record.spec() {
-                Ok(spec) if record.admitted => shared.ledger().hold(id.clone(), Demand::of(&spec)),
-                Ok(spec) => shared.ledger().wait(id.clone(), Demand::of(&spec)),
-                // Its driver tells what is wrong with it.
-                Err(_) => {}
+            // A task that cannot be read demands nothing: its driver tells what is wrong with it.
+            let mut demand = record.spec().ok().map(|spec| Demand::of(&spec));
+            if record.admitted
+                && let Some(held) = demand.take()
+            {
+                shared.ledger().hold(id.clone(), held);
             }
-            shared.drive(id, record);
+            drivers.push((id, record, demand));
+        }
+        // Not before all is known that is taken: the first to end lets others in.
+        for (id, record, demand) in drivers {
+            shared.drive(id, record, demand);
         }
         shared.admit();
         Ok(())
