@@ -13,6 +13,8 @@ use runtime::bundle::RootfsRecord;
 use runtime::capabilities;
 use serde_json::{Value, json};
 
+mod devices;
+
 /// docker's PATH for images without one.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// docker's /dev/shm, bytes.
@@ -49,6 +51,9 @@ pub enum BundleError {
     /// The host's capabilities cannot be read.
     #[error("cannot tell the host's capabilities")]
     Capabilities(#[from] capabilities::CapabilityError),
+    /// The host's devices cannot be listed.
+    #[error("cannot list the host's devices")]
+    Devices(#[source] io::Error),
     /// What was made is no OCI configuration.
     #[error("cannot express the container as an OCI bundle")]
     Oci(#[from] serde_json::Error),
@@ -94,7 +99,9 @@ pub fn config(
         "cgroupsPath": around.cgroup,
         "resources": resources(container, around),
     });
-    if !container.privileged {
+    if container.privileged {
+        linux["devices"] = Value::Array(devices::of_host(Path::new("/dev")).map_err(BundleError::Devices)?);
+    } else {
         linux["maskedPaths"] = json!(MASKED);
         linux["readonlyPaths"] = json!(READ_ONLY);
         linux["seccomp"] = serde_json::to_value(runtime::seccomp::default_profile(&names))?;
@@ -236,23 +243,10 @@ fn resources(container: &ContainerSpec, around: &Surroundings<'_>) -> Value {
     }
     resources["memory"] = Value::Object(memory);
     // Inside a user namespace no device can be made, and only the nodes that are bound in can be opened.
-    if !around.user_namespace && !container.privileged {
-        resources["devices"] = devices();
+    if !around.user_namespace {
+        resources["devices"] = if container.privileged { devices::all_rules() } else { devices::default_rules() };
     }
     resources
-}
-
-/// Null, zero, full, random, urandom, tty, console, ptmx and the terminals; making nodes is allowed, using others not.
-fn devices() -> Value {
-    let mut rules = vec![json!({ "allow": false, "access": "rwm" })];
-    for kind in ["c", "b"] {
-        rules.push(json!({ "allow": true, "type": kind, "access": "m" }));
-    }
-    for (major, minor) in [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2)] {
-        rules.push(json!({ "allow": true, "type": "c", "major": major, "minor": minor, "access": "rwm" }));
-    }
-    rules.push(json!({ "allow": true, "type": "c", "major": 136, "access": "rwm" }));
-    Value::Array(rules)
 }
 
 fn mounts(task: &TaskSpec, container: &ContainerSpec, around: &Surroundings<'_>) -> Vec<Value> {
