@@ -156,6 +156,11 @@ impl Ledger {
         (self.total.cpu_units, self.total.memory_mib)
     }
 
+    /// Ports that no task may have.
+    pub fn reserved_ports(&self) -> &BTreeSet<Port> {
+        &self.total.ports
+    }
+
     /// Ports that are reserved or held.
     pub fn taken_ports(&self) -> BTreeSet<Port> {
         self.total.ports.union(&self.in_use().ports).copied().collect()

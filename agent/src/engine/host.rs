@@ -1,10 +1,13 @@
 //! The host as ECS's container instance: who it is, what it has, whether it takes tasks.
 
+use std::collections::BTreeSet;
+
+use definition::task::Protocol;
 use proto::v1::{Attribute, ContainerInstance, Resource, VersionInfo};
 
 use super::definitions::blocking;
 use super::{Engine, EngineError, lock};
-use crate::capacity::Demand;
+use crate::capacity::{Demand, Port};
 use crate::config::Config;
 use crate::identity::Names;
 use crate::trace::now;
@@ -49,7 +52,7 @@ pub(super) fn total(config: &Config) -> Demand {
             .capacity
             .reserved_ports
             .iter()
-            .flat_map(|port| [(definition::task::Protocol::Tcp, *port), (definition::task::Protocol::Udp, *port)])
+            .flat_map(|port| [(Protocol::Tcp, *port), (Protocol::Udp, *port)])
             .collect(),
     }
 }
@@ -59,9 +62,8 @@ impl Engine {
     pub fn container_instance(&self) -> ContainerInstance {
         let mut instance = lock(&self.shared.host).clone();
         let ledger = self.shared.ledger();
-        instance.registered_resources = resources(ledger.registered(), &self.shared.config.capacity.reserved_ports);
-        let taken: Vec<u16> = ledger.taken_ports().into_iter().map(|(_, port)| port).collect();
-        instance.remaining_resources = resources(ledger.remaining(), &taken);
+        instance.registered_resources = resources(ledger.registered(), ledger.reserved_ports());
+        instance.remaining_resources = resources(ledger.remaining(), &ledger.taken_ports());
         drop(ledger);
         let count = |wanted: fn(&str) -> bool| {
             let records = self.shared.records(&[]);
@@ -99,20 +101,24 @@ impl Engine {
     }
 }
 
-fn resources((cpu_units, memory_mib): (u64, u64), ports: &[u16]) -> Vec<Resource> {
+/// ECS's way: amounts, and for ports those that are taken.
+fn resources((cpu_units, memory_mib): (u64, u64), ports: &BTreeSet<Port>) -> Vec<Resource> {
     let integer = |name: &str, amount: u64| Resource {
         name: Some(name.to_owned()),
         r#type: Some("INTEGER".to_owned()),
         integer_value: Some(i32::try_from(amount).unwrap_or(i32::MAX)),
         ..Resource::default()
     };
-    let mut ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
-    ports.dedup();
-    let ports = Resource {
-        name: Some("PORTS".to_owned()),
+    let set = |name: &str, protocol: Protocol| Resource {
+        name: Some(name.to_owned()),
         r#type: Some("STRINGSET".to_owned()),
-        string_set_value: ports,
+        string_set_value: ports.iter().filter(|port| port.0 == protocol).map(|port| port.1.to_string()).collect(),
         ..Resource::default()
     };
-    vec![integer("CPU", cpu_units), integer("MEMORY", memory_mib), ports]
+    vec![
+        integer("CPU", cpu_units),
+        integer("MEMORY", memory_mib),
+        set("PORTS", Protocol::Tcp),
+        set("PORTS_UDP", Protocol::Udp),
+    ]
 }
