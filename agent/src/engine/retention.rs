@@ -36,7 +36,8 @@ fn look(shared: &Shared) {
             continue;
         }
         let age = now - record.task.stopped_at();
-        if age > history.disk_keep().as_secs_f64() && !record.disks_removed {
+        // A task that is forgotten sooner than its disks must not leave them behind.
+        if age > history.disk_keep().min(history.keep()).as_secs_f64() && !record.disks_removed {
             remove(shared, &id, &record);
         }
         if age > history.keep().as_secs_f64() {

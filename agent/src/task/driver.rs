@@ -89,7 +89,9 @@ impl<S: Sandbox + Clone> Driver<S> {
         }
         let live = known.iter().any(|known| matches!(known, Known::Running | Known::Starting));
         if live || !self.is_stopping() {
-            self.transit(Event::Provisioned).await;
+            if !self.is_stopping() {
+                self.transit(Event::Provisioned).await;
+            }
             if let Err(Halt::AgentEnds) = self.containers(&spec, &places, &images, &mut known).await {
                 return;
             }
@@ -107,7 +109,10 @@ impl<S: Sandbox + Clone> Driver<S> {
                         return Err(Halt::AgentEnds);
                     }
                     self.record.admitted = true;
-                    self.give_user_namespace(spec);
+                    if !self.give_user_namespace(spec) {
+                        self.fail("ResourceInitializationError: every range of user ids is taken", None).await;
+                        return Err(Halt::Stop);
+                    }
                     self.record.task.pull_started_at.get_or_insert(now());
                     self.save().await;
                 }
@@ -151,8 +156,9 @@ impl<S: Sandbox + Clone> Driver<S> {
         Err(Halt::Stop)
     }
 
-    /// A range of ids of its own, or the reason why not in the task's attributes.
-    fn give_user_namespace(&mut self, spec: &TaskSpec) {
+    /// A range of ids of its own, or the reason why not in the task's attributes. False when none is free: a task never
+    /// goes without for want of one.
+    fn give_user_namespace(&mut self, spec: &TaskSpec) -> bool {
         let off = provision::user_namespace_off(&self.shared.config.root, spec);
         if let Some(reason) = off {
             self.record.task.attributes.push(proto::v1::Attribute {
@@ -160,9 +166,10 @@ impl<S: Sandbox + Clone> Driver<S> {
                 value: Some(format!("off:{reason}")),
                 ..Default::default()
             });
-        } else {
-            self.record.user_slot = self.shared.user_slots().take();
+            return true;
         }
+        self.record.user_slot = self.shared.user_slots().take();
+        self.record.user_slot.is_some()
     }
 
     /// Takes everything back. A step that fails is told and leaves the others to be done; it is tried again when the
@@ -213,8 +220,10 @@ impl<S: Sandbox + Clone> Driver<S> {
 
     /// The task cannot run.
     async fn fail(&mut self, reason: &str, container: Option<usize>) {
-        tracing::warn!(task = %self.id, reason, "task failed to start");
-        if let Some(container) = container.and_then(|index| self.record.task.containers.get_mut(index)) {
+        let container = container.and_then(|index| self.record.task.containers.get_mut(index));
+        let name = container.as_ref().map(|container| container.name().to_owned());
+        tracing::warn!(task = %self.id, container = name, reason, "task failed to start");
+        if let Some(container) = container {
             container.reason = Some(cut(reason));
         }
         self.stop("TaskFailedToStart", reason).await;

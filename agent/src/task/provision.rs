@@ -250,7 +250,11 @@ fn etc(spec: &TaskSpec, places: &Places, container: &str) -> Result<(), Provisio
         [("hosts", hosts), ("hostname", format!("{hostname}\n")), ("resolv.conf", read("/etc/resolv.conf"))]
     {
         let path = directory_of.join(name);
-        let made = std::fs::File::create(&path).and_then(|mut open| io::Write::write_all(&mut open, text.as_bytes()));
+        let new = directory_of.join(format!("{name}.new"));
+        // By rename: after a restart of the agent the container may run, and what it made of its file is its own.
+        let made = std::fs::File::create(&new)
+            .and_then(|mut open| io::Write::write_all(&mut open, text.as_bytes()))
+            .and_then(|()| std::fs::rename(&new, &path));
         made.map_err(|source| ProvisionError::Directory { path, source })?;
     }
     Ok(())
