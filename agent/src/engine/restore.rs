@@ -7,10 +7,12 @@ use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use runtime::cgroup::Cgroup;
+use runtime::process::ProcessRef;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -25,6 +27,9 @@ use crate::task::driver::chain;
 use crate::task::provision::Places;
 
 const LOCK: &str = "neargated.lock";
+/// How long a killed agent's children may take from fork to exec, and how often that is looked at.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+const LOCK_POLL: Duration = Duration::from_millis(10);
 
 /// Opens all that is on disk. Blocks.
 pub(super) fn open(config: Arc<Config>) -> Result<Shared, OpenError> {
@@ -66,8 +71,26 @@ pub(super) fn open(config: Arc<Config>) -> Result<Shared, OpenError> {
     })
 }
 
-/// The kernel drops the lock with the process, however that ends.
+/// The kernel drops the lock with the process, however that ends: at once, unless a child of an agent that was killed
+/// has not come to execute its program yet and so still has the descriptor. That takes a moment, so a holder that is
+/// gone is waited for.
 fn lock(root: &Path) -> Result<Flock<fs::File>, OpenError> {
+    let deadline = Instant::now() + LOCK_TIMEOUT;
+    loop {
+        match try_lock(root) {
+            Err(OpenError::Locked { holder, .. }) if !is_process(&holder) && Instant::now() < deadline => {
+                std::thread::sleep(LOCK_POLL);
+            }
+            other => return other,
+        }
+    }
+}
+
+fn is_process(pid: &str) -> bool {
+    pid.parse().is_ok_and(|pid| ProcessRef::of(pid).is_ok_and(|process| process.is_alive()))
+}
+
+fn try_lock(root: &Path) -> Result<Flock<fs::File>, OpenError> {
     let path = root.join(LOCK);
     let failed = |source: io::Error| OpenError::File { path: path.clone(), source };
     let mut options = OpenOptions::new();
