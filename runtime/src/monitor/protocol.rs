@@ -17,6 +17,8 @@ use crate::process::ProcessRef;
 pub const FORMAT: u32 = 1;
 /// Largest payload of a frame, bytes.
 pub const MAX_PAYLOAD: usize = 64 * 1024;
+/// Type and length.
+const HEADER: usize = 5;
 /// Exit status of a monitor that finds another one at work on its bundle.
 pub const EXIT_BUSY: u8 = 3;
 
@@ -167,7 +169,7 @@ impl Kind {
 /// A frame as bytes. The payload is [`MAX_PAYLOAD`] at most.
 pub fn encode(kind: Kind, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len().min(MAX_PAYLOAD)).unwrap_or_default();
-    let mut frame = Vec::with_capacity(5 + payload.len());
+    let mut frame = Vec::with_capacity(HEADER + payload.len());
     frame.push(kind as u8);
     frame.extend(length.to_be_bytes());
     frame.extend(&payload[..payload.len().min(MAX_PAYLOAD)]);
@@ -177,34 +179,31 @@ pub fn encode(kind: Kind, payload: &[u8]) -> Vec<u8> {
 /// Takes the first whole frame off `buffer`; None where it is not whole yet. InvalidData for a type or a length that
 /// no frame has.
 pub fn decode(buffer: &mut Vec<u8>) -> io::Result<Option<(Kind, Vec<u8>)>> {
-    let Some((&[kind, a, b, c, d], rest)) = buffer.split_first_chunk::<5>() else { return Ok(None) };
-    let kind = Kind::of(kind).ok_or(io::ErrorKind::InvalidData)?;
-    let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
-    if length > MAX_PAYLOAD {
-        return Err(io::ErrorKind::InvalidData.into());
-    }
+    let Some((header, rest)) = buffer.split_first_chunk() else { return Ok(None) };
+    let (kind, length) = parse(header)?;
     if rest.len() < length {
         return Ok(None);
     }
     let payload = rest[..length].to_vec();
-    buffer.drain(..5 + length);
+    buffer.drain(..HEADER + length);
     Ok(Some((kind, payload)))
 }
 
-/// Sends one request and waits for the one frame that answers it.
+fn parse(&[kind, a, b, c, d]: &[u8; HEADER]) -> io::Result<(Kind, usize)> {
+    let kind = Kind::of(kind).ok_or(io::ErrorKind::InvalidData)?;
+    let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
+    if length > MAX_PAYLOAD { Err(io::ErrorKind::InvalidData.into()) } else { Ok((kind, length)) }
+}
+
+/// Sends one request and waits for the one frame that answers it. What comes after that frame is left to be read.
 pub fn ask(stream: &mut (impl Read + Write), request: &Request) -> io::Result<(Kind, Vec<u8>)> {
     stream.write_all(&encode(Kind::Request, &serde_json::to_vec(request)?))?;
-    let mut buffer = Vec::new();
-    let mut chunk = [0; 512];
-    loop {
-        if let Some(frame) = decode(&mut buffer)? {
-            return Ok(frame);
-        }
-        match stream.read(&mut chunk)? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            read => buffer.extend(&chunk[..read]),
-        }
-    }
+    let mut header = [0; HEADER];
+    stream.read_exact(&mut header)?;
+    let (kind, length) = parse(&header)?;
+    let mut payload = vec![0; length];
+    stream.read_exact(&mut payload)?;
+    Ok((kind, payload))
 }
 
 /// Reads a record of the bundle directory; None when it is not there. InvalidData when it is newer or damaged.

@@ -4,8 +4,7 @@
 //! With `idMap` every layer is an id-mapped mount, so that layers on disk keep their ids (0 … 65535) and are shared by
 //! containers with different user namespaces.
 
-use std::ffi::CStr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use caps::{CapSet, CapsHashSet};
@@ -17,6 +16,8 @@ use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 use crate::bundle::OverlayRecord;
 use crate::init::failure::{Context, Failure, Step};
 use crate::sys::mount_api::{Attributes, FsContext, clone_tree, set_attributes};
+
+mod by_path;
 
 /// Whose ids an overlay shows, and who does its own writes.
 #[derive(Debug, Clone, Copy)]
@@ -31,33 +32,67 @@ pub struct IdMap<'a> {
 
 /// Mounts the overlay, detached and private.
 pub fn build(overlay: &OverlayRecord, id_map: Option<IdMap<'_>>) -> Result<OwnedFd, Failure> {
-    let context = FsContext::open(c"overlay").at(Step::OverlayMount)?;
-    context.set_string(c"source", c"overlay").at(Step::OverlayMount)?;
-    let mut layers = Vec::with_capacity(overlay.lower.len());
-    for layer in &overlay.lower {
-        layers.push(layer_mount(layer, id_map)?);
-    }
-    for (mount, path) in layers.iter().zip(&overlay.lower) {
-        set_layer(&context, c"lowerdir+", mount, path)?;
-    }
-    // Both must be on one mount, and two clones are two mounts.
-    let base = common_ancestor(&overlay.upper, &overlay.work);
-    let writable = layer_mount(&base, id_map)?;
-    for (key, path) in [(c"upperdir", &overlay.upper), (c"workdir", &overlay.work)] {
-        let below = path.strip_prefix(&base).unwrap_or(path);
-        let below = if below.as_os_str().is_empty() { Path::new(".") } else { below };
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let directory = openat(&writable, below, flags, Mode::empty()).on(Step::OverlayLayer, path.display())?;
-        set_layer(&context, key, &directory, path)?;
-    }
-    let mount = match id_map {
-        Some(id_map) => as_container_root(id_map, || context.mount(0))?,
-        None => context.mount(0),
-    }
-    .at(Step::OverlayMount)?;
+    let layers = Layers::open(overlay, id_map)?;
+    let mount = match layers.by_descriptor(id_map)? {
+        Some(mount) => mount,
+        None => by_path::build(&layers.lower, &layers.writable, layers.upper, layers.work, id_map)?,
+    };
     let private = Attributes { propagation: libc::MS_PRIVATE, ..Attributes::default() };
     set_attributes(&mount, false, private).at(Step::OverlayMount)?;
     Ok(mount)
+}
+
+/// The mounts an overlay is made of.
+struct Layers<'a> {
+    record: &'a OverlayRecord,
+    /// Top first.
+    lower: Vec<OwnedFd>,
+    /// Holds both writable directories: they must be on one mount, and two clones are two mounts.
+    writable: OwnedFd,
+    /// Relative to `writable`.
+    upper: &'a Path,
+    work: &'a Path,
+}
+
+impl<'a> Layers<'a> {
+    fn open(record: &'a OverlayRecord, id_map: Option<IdMap<'_>>) -> Result<Layers<'a>, Failure> {
+        let base = common_ancestor(&record.upper, &record.work);
+        let below = |path: &'a Path| match path.strip_prefix(&base) {
+            Ok(below) if !below.as_os_str().is_empty() => below,
+            _ => Path::new("."),
+        };
+        Ok(Layers {
+            record,
+            lower: record.lower.iter().map(|layer| layer_mount(layer, id_map)).collect::<Result<_, _>>()?,
+            writable: layer_mount(&base, id_map)?,
+            upper: below(&record.upper),
+            work: below(&record.work),
+        })
+    }
+
+    /// None from kernels before 6.13, whose overlayfs takes no descriptors.
+    fn by_descriptor(&self, id_map: Option<IdMap<'_>>) -> Result<Option<OwnedFd>, Failure> {
+        let context = FsContext::open(c"overlay").at(Step::OverlayMount)?;
+        context.set_string(c"source", c"overlay").at(Step::OverlayMount)?;
+        for (mount, path) in self.lower.iter().zip(&self.record.lower) {
+            match context.set_descriptor(c"lowerdir+", mount) {
+                Err(Errno::EINVAL) => return Ok(None),
+                other => other.on(Step::OverlayLayer, path.display())?,
+            }
+        }
+        for (key, below) in [(c"upperdir", self.upper), (c"workdir", self.work)] {
+            let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+            let directory = openat(&self.writable, below, flags, Mode::empty());
+            let directory = directory.on(Step::OverlayLayer, below.display())?;
+            context.set_descriptor(key, &directory).on(Step::OverlayLayer, below.display())?;
+        }
+        match id_map {
+            Some(id_map) => as_container_root(id_map, || context.mount(0))?,
+            None => context.mount(0),
+        }
+        .at(Step::OverlayMount)
+        .map(Some)
+    }
 }
 
 fn layer_mount(path: &Path, id_map: Option<IdMap<'_>>) -> Result<OwnedFd, Failure> {
@@ -67,16 +102,6 @@ fn layer_mount(path: &Path, id_map: Option<IdMap<'_>>) -> Result<OwnedFd, Failur
         set_attributes(&mount, false, attributes).on(Step::MapMount, path.display())?;
     }
     Ok(mount)
-}
-
-fn set_layer(context: &FsContext, key: &CStr, layer: impl AsFd, path: &Path) -> Result<(), Failure> {
-    match context.set_descriptor(key, layer) {
-        // Before 6.13 overlayfs takes no descriptors, and a path cannot name a detached mount.
-        Err(Errno::EINVAL) => {
-            Err(Errno::EINVAL).on(Step::OverlayLayer, format!("{} by descriptor (needs Linux 6.13)", path.display()))
-        }
-        other => other.on(Step::OverlayLayer, path.display()),
-    }
 }
 
 /// overlayfs writes with the credentials of its mounter: on id-mapped layers host root has no id, so the mounter must
@@ -109,21 +134,46 @@ mod tests {
         assert_eq!(common_ancestor(Path::new("/a/b"), Path::new("/a/b")), Path::new("/a/b"));
     }
 
-    #[test]
-    fn many_layers_and_nothing_in_the_mount_table() {
-        let directory = tempfile::tempdir().unwrap();
+    /// An overlay of 64 empty layers but the lowest, which holds `bottom`.
+    fn record(directory: &Path) -> OverlayRecord {
         let layer = |name: &str| {
-            let path = directory.path().join(name);
+            let path = directory.join(name);
             std::fs::create_dir(&path).unwrap();
             path
         };
         let lower: Vec<PathBuf> = (0..64).map(|index| layer(&format!("layer{index}"))).collect();
         std::fs::File::create(lower[63].join("bottom")).unwrap();
-        let overlay = OverlayRecord { lower, upper: layer("upper"), work: layer("work"), id_map: false };
-        let before = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let mount = build(&overlay, None).unwrap();
-        assert_eq!(std::fs::read_to_string("/proc/self/mountinfo").unwrap(), before);
-        let file = openat(&mount, "bottom", OFlag::O_RDONLY, Mode::empty()).unwrap();
+        OverlayRecord { lower, upper: layer("upper, and more"), work: layer("work"), id_map: false }
+    }
+
+    /// Shows the lowest layer, keeps what is written in the upper one.
+    fn check(mount: &OwnedFd, record: &OverlayRecord) {
+        let file = openat(mount, "bottom", OFlag::O_RDONLY, Mode::empty()).unwrap();
         assert_eq!(std::fs::File::from(file).metadata().unwrap().uid(), 0);
+        openat(mount, "new", OFlag::O_CREAT | OFlag::O_WRONLY, Mode::S_IRUSR).unwrap();
+        assert!(record.upper.join("new").is_file());
+    }
+
+    #[test]
+    fn many_layers_and_nothing_in_the_mount_table() {
+        let directory = tempfile::tempdir().unwrap();
+        let record = record(directory.path());
+        let before = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+        let mount = build(&record, None).unwrap();
+        assert_eq!(std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap(), before);
+        check(&mount, &record);
+    }
+
+    #[test]
+    fn kernels_that_take_paths_only_show_the_same() {
+        let directory = tempfile::tempdir().unwrap();
+        let record = record(directory.path());
+        let place =
+            || (std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap(), std::env::current_dir().unwrap());
+        let before = place();
+        let layers = Layers::open(&record, None).unwrap();
+        let mount = by_path::build(&layers.lower, &layers.writable, layers.upper, layers.work, None).unwrap();
+        assert_eq!(place(), before);
+        check(&mount, &record);
     }
 }

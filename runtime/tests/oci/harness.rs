@@ -69,7 +69,8 @@ impl TestBundle {
         self.write("rootfs.json", &json!({"format": 1, "overlay": overlay}));
     }
 
-    fn write(&self, name: &str, value: &Value) {
+    /// Writes a file of the bundle.
+    pub(crate) fn write(&self, name: &str, value: &Value) {
         use std::io::Write;
         let mut file = fs::File::create(self.path().join(name)).unwrap();
         file.write_all(value.to_string().as_bytes()).unwrap();

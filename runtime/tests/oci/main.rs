@@ -8,4 +8,5 @@ mod exec;
 mod hostile;
 mod isolation;
 mod lifecycle;
+mod monitor;
 mod user_namespace;
