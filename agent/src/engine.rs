@@ -34,7 +34,7 @@ mod retention;
 
 pub use query::{ContainerLog, ExecTarget};
 
-/// Commands that a driver has not taken yet. Only stops are sent, and a second one is harmless to lose.
+/// Commands that a driver has not taken yet; whoever sends more waits.
 const COMMANDS: usize = 8;
 
 /// Why a request cannot be done.

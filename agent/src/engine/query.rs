@@ -51,10 +51,10 @@ impl Engine {
             let (done, told) = oneshot::channel();
             let reason = request.reason.unwrap_or_else(|| "Task stopped by user".to_owned());
             let stop = Command::Stop { code: "UserInitiated", reason, done };
+            // A driver that ends before it takes this has stopped the task.
             if let Some(commands) = commands
-                && commands.try_send(stop).is_ok()
+                && commands.send(stop).await.is_ok()
             {
-                // A driver that ended meanwhile has stopped the task.
                 let _best_effort = told.await;
             }
         }

@@ -6,8 +6,8 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-use std::os::unix::net::UnixStream as BlockingStream;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use nix::errno::Errno;
 use nix::sys::statfs;
 use oci_spec::runtime::LinuxResources;
 use runtime::cgroup::Cgroup;
-use runtime::monitor::protocol::{self, ExitRecord, Failure, Kind, MonitorRecord, Ready, Request};
+use runtime::monitor::protocol::{self, ExitRecord, Failure, MonitorRecord, Ready};
 use runtime::process::ProcessRef;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
@@ -26,8 +26,6 @@ use tokio::sync::Mutex;
 
 use super::{Found, Log, Sandbox, SandboxError, Shared, Start};
 
-/// How long a monitor may take to answer a signal request. It is a loop that never blocks.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a restarted agent looks whether a monitor that holds its lock has written its record.
 const POLL: Duration = Duration::from_millis(5);
 
@@ -245,8 +243,13 @@ impl Sandbox for Host {
     }
 
     async fn signal(&self, bundle: &Path, signal: i32) -> Result<(), SandboxError> {
-        let directory = bundle.to_owned();
-        blocking(move || send_signal(&directory, signal)).await
+        // Not through the monitor: to be killed is nothing that a container may have to queue for.
+        let Some(running) = record::<MonitorRecord>(bundle, protocol::MONITOR_FILE)? else { return Ok(()) };
+        let Some(init) = open_process(running.init).map_err(file(bundle))? else { return Ok(()) };
+        match runtime::sys::pidfd::send_signal(init, signal) {
+            Ok(()) | Err(Errno::ESRCH) => Ok(()),
+            Err(errno) => Err(file(bundle)(errno.into())),
+        }
     }
 
     async fn destroy(&self) -> Result<(), SandboxError> {
@@ -313,54 +316,25 @@ fn is_locked(path: &Path) -> Result<bool, SandboxError> {
     }
 }
 
+/// A descriptor of exactly this process; None once it has ended.
+fn open_process(process: ProcessRef) -> io::Result<Option<OwnedFd>> {
+    match runtime::sys::pidfd::open(process.pid) {
+        // The descriptor is of whoever has the pid now; if that is another process, ours has ended.
+        Ok(pidfd) => Ok(process.is_alive().then_some(pidfd)),
+        Err(Errno::ESRCH) => Ok(None),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
 /// Returns when exactly this process has ended.
 async fn ended(process: ProcessRef) -> io::Result<()> {
-    let pidfd = match runtime::sys::pidfd::open(process.pid) {
-        Ok(pidfd) => pidfd,
-        Err(Errno::ESRCH) => return Ok(()),
-        Err(errno) => return Err(errno.into()),
-    };
-    // The descriptor is of whoever has the pid now; if that is another process, ours has ended.
-    if !process.is_alive() {
-        return Ok(());
-    }
+    let Some(pidfd) = open_process(process)? else { return Ok(()) };
     #[expect(
         deprecated,
         reason = "its replacement is unsafe for types that may lie about their descriptor; OwnedFd does not"
     )]
     let pidfd = AsyncFd::new(pidfd)?;
     pidfd.readable().await.map(drop)
-}
-
-fn send_signal(bundle: &Path, signal: i32) -> Result<(), SandboxError> {
-    // A socket's path may be longer than 107 bytes; through the directory's descriptor it is not.
-    let directory = File::open(bundle).map_err(file(bundle))?;
-    let path = format!("/proc/self/fd/{}/{}", std::os::fd::AsRawFd::as_raw_fd(&directory), protocol::SOCKET_FILE);
-    let mut stream = match BlockingStream::connect(&path) {
-        Ok(stream) => stream,
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
-            return Ok(());
-        }
-        Err(error) => return Err(file(bundle)(error)),
-    };
-    stream.set_read_timeout(Some(ANSWER_TIMEOUT)).map_err(file(bundle))?;
-    match protocol::ask(&mut stream, &Request::Signal { signal }) {
-        Ok((Kind::Failed, payload)) => {
-            let failure: Failure = serde_json::from_slice(&payload).unwrap_or_else(|_| lost());
-            Err(SandboxError::Runtime { command: "signal", message: failure.message })
-        }
-        Ok(_) => Ok(()),
-        // The monitor ended while it was asked: so did the container.
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
-            ) =>
-        {
-            Ok(())
-        }
-        Err(error) => Err(file(bundle)(error)),
-    }
 }
 
 /// Runs what blocks on the disk or the kernel where it may.

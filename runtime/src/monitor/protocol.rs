@@ -89,13 +89,6 @@ pub enum Ready {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "camelCase")]
 pub enum Request {
-    /// Sends a signal to the container's pid 1. Answered by [`Kind::Done`].
-    Signal {
-        /// Its number.
-        signal: i32,
-    },
-    /// Asks for the [`MonitorRecord`]. Answered by [`Kind::Json`].
-    State,
     /// Runs a further process. Answered by [`Kind::Done`] once it runs, then its output, then [`Kind::Exit`].
     Exec {
         /// What to run.
@@ -145,8 +138,6 @@ pub enum Kind {
     Signal = b'S',
     /// Empty: done, or it runs.
     Done = b'K',
-    /// An answer.
-    Json = b'J',
     /// [`Failure`].
     Failed = b'!',
     /// Bytes of the process.
@@ -159,8 +150,8 @@ pub enum Kind {
 
 impl Kind {
     fn of(byte: u8) -> Option<Kind> {
-        use Kind::{Done, Exit, Failed, Json, Request, Resize, Signal, Stderr, Stdin, StdinClosed, Stdout};
-        [Request, Stdin, StdinClosed, Resize, Signal, Done, Json, Failed, Stdout, Stderr, Exit]
+        use Kind::{Done, Exit, Failed, Request, Resize, Signal, Stderr, Stdin, StdinClosed, Stdout};
+        [Request, Stdin, StdinClosed, Resize, Signal, Done, Failed, Stdout, Stderr, Exit]
             .into_iter()
             .find(|kind| *kind as u8 == byte)
     }

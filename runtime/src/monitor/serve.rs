@@ -39,15 +39,15 @@ pub(super) fn until_exit(
 ) -> Result<(), MonitorError> {
     let init = started.running.pidfd.as_fd();
     let mut open: Vec<bool> = vec![true; started.outputs.len()];
-    let mut clients = Clients::new(&started.target, &started.record);
+    let mut clients = Clients::new(&started.target);
     let mut buffer = [0; CHUNK];
     loop {
-        let mut sources = vec![Source::Exit, Source::Signals, Source::Listener];
-        let mut watched = vec![
-            PollFd::new(init, PollFlags::POLLIN),
-            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
-            PollFd::new(listener.as_fd(), PollFlags::POLLIN),
-        ];
+        let mut sources = vec![Source::Exit, Source::Signals];
+        let mut watched = vec![PollFd::new(init, PollFlags::POLLIN), PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+        if clients.has_room() {
+            sources.push(Source::Listener);
+            watched.push(PollFd::new(listener.as_fd(), PollFlags::POLLIN));
+        }
         for (index, (_, output)) in started.outputs.iter().enumerate().filter(|(index, _)| open[*index]) {
             sources.push(Source::Output(index));
             watched.push(PollFd::new(output.as_fd(), PollFlags::POLLIN));
@@ -72,7 +72,7 @@ pub(super) fn until_exit(
                     let (stream, output) = &started.outputs[index];
                     open[index] = copy(output.as_fd(), *stream, log, &mut buffer);
                 }
-                Source::Client(interest) => clients.handle(interest, init),
+                Source::Client(interest) => clients.handle(interest),
             }
         }
         log.flush();

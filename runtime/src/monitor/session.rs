@@ -13,14 +13,14 @@ use nix::unistd::{pipe2, read, write};
 use oci_spec::runtime::Process;
 
 use super::SIGNALLED;
-use super::protocol::{Exited, Failure, Kind, MonitorRecord, Request, Signal, Window, decode, encode};
+use super::protocol::{Exited, Failure, Kind, Request, Signal, Window, decode, encode};
 use super::serve::CHUNK;
 use crate::cli::report::chain;
 use crate::container::exec::{Exec, ExecTarget, exec};
 use crate::init::stdio::Stdio;
 use crate::sys::{pidfd, terminal};
 
-/// More wait until one goes.
+/// More wait, unseen, until one goes.
 const MAX_CLIENTS: usize = 64;
 /// Bytes held for a client, or for a process, before its source is no longer read.
 const HIGH_WATER: usize = 64 * 1024;
@@ -37,7 +37,6 @@ pub(super) enum Interest {
 /// All clients.
 pub(super) struct Clients<'a> {
     target: &'a ExecTarget,
-    record: &'a MonitorRecord,
     clients: Vec<Client>,
     /// Processes whose clients are gone, killed but not waited for yet.
     orphans: Vec<OwnedFd>,
@@ -64,15 +63,17 @@ struct Executed {
 }
 
 impl<'a> Clients<'a> {
-    pub(super) fn new(target: &'a ExecTarget, record: &'a MonitorRecord) -> Clients<'a> {
-        Clients { target, record, clients: Vec::new(), orphans: Vec::new() }
+    pub(super) fn new(target: &'a ExecTarget) -> Clients<'a> {
+        Clients { target, clients: Vec::new(), orphans: Vec::new() }
+    }
+
+    /// Whether there is room for one more.
+    pub(super) fn has_room(&self) -> bool {
+        self.clients.len() < MAX_CLIENTS
     }
 
     /// Takes a new client. One that cannot be taken is closed, which it sees.
     pub(super) fn accept(&mut self, listener: &UnixListener) {
-        if self.clients.len() >= MAX_CLIENTS {
-            return;
-        }
         if let Ok((stream, _)) = listener.accept()
             && stream.set_nonblocking(true).is_ok()
         {
@@ -109,11 +110,11 @@ impl<'a> Clients<'a> {
     }
 
     /// Does what is possible now.
-    pub(super) fn handle(&mut self, interest: Interest, init: BorrowedFd<'_>) {
+    pub(super) fn handle(&mut self, interest: Interest) {
         match interest {
             Interest::Socket(index) => {
                 self.clients[index].send();
-                self.receive(index, init);
+                self.receive(index);
             }
             Interest::Output(index, number) => self.clients[index].read_output(number),
             Interest::Stdin(index) => {
@@ -152,7 +153,7 @@ impl<'a> Clients<'a> {
         self.orphans.retain(|orphan| waited(orphan).is_none());
     }
 
-    fn receive(&mut self, index: usize, init: BorrowedFd<'_>) {
+    fn receive(&mut self, index: usize) {
         let client = &mut self.clients[index];
         let mut chunk = [0; CHUNK];
         match client.stream.read(&mut chunk) {
@@ -163,7 +164,7 @@ impl<'a> Clients<'a> {
         }
         loop {
             match decode(&mut self.clients[index].received) {
-                Ok(Some((kind, payload))) => self.take(index, kind, &payload, init),
+                Ok(Some((kind, payload))) => self.take(index, kind, &payload),
                 Ok(None) => return,
                 Err(_) => {
                     self.clients[index].gone = true;
@@ -173,12 +174,12 @@ impl<'a> Clients<'a> {
         }
     }
 
-    fn take(&mut self, index: usize, kind: Kind, payload: &[u8], init: BorrowedFd<'_>) {
-        let (target, record) = (self.target, self.record);
+    fn take(&mut self, index: usize, kind: Kind, payload: &[u8]) {
+        let target = self.target;
         let client = &mut self.clients[index];
         match (&mut client.process, kind) {
             (None, Kind::Request) if !client.finished => match serde_json::from_slice(payload) {
-                Ok(request) => client.answer(request, target, record, init),
+                Ok(request) => client.answer(request, target),
                 Err(error) => client.refuse("InvalidRequest", &error),
             },
             (Some(process), Kind::Stdin) if process.stdin.is_some() && !process.stdin_ends => {
@@ -210,19 +211,8 @@ impl<'a> Clients<'a> {
 }
 
 impl Client {
-    fn answer(&mut self, request: Request, target: &ExecTarget, record: &MonitorRecord, init: BorrowedFd<'_>) {
+    fn answer(&mut self, request: Request, target: &ExecTarget) {
         match request {
-            Request::Signal { signal } => {
-                match pidfd::send_signal(init, signal) {
-                    Ok(()) | Err(Errno::ESRCH) => self.queue(Kind::Done, &[]),
-                    Err(errno) => self.refuse("InvalidRequest", &errno),
-                }
-                self.finished = true;
-            }
-            Request::State => {
-                self.queue(Kind::Json, &serde_json::to_vec(record).unwrap_or_default());
-                self.finished = true;
-            }
             Request::Exec { process, stdin } => match Executed::start(target, &process, stdin) {
                 Ok(executed) => {
                     self.process = Some(executed);

@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -127,8 +128,7 @@ fn records_are_on_disk_before_the_ready_line() {
     let monitor = monitor(&bundle, &[]);
     let record: MonitorRecord = protocol::read_record(bundle.path(), MONITOR_FILE).unwrap().unwrap();
     assert_eq!(&record, monitor.running());
-    let (kind, _) = protocol::ask(&mut monitor.connect(), &Request::Signal { signal: 9 }).unwrap();
-    assert_eq!(kind, Kind::Done);
+    kill(Pid::from_raw(record.init.pid), Signal::SIGKILL).unwrap();
     let exit = monitor.end();
     assert_eq!((exit.exit_code, exit.signal), (Some(137), Some(9)));
 }
@@ -225,6 +225,23 @@ fn a_client_that_goes_takes_its_command_along_and_one_that_sleeps_holds_nobody_u
 }
 
 #[test]
+fn commands_beyond_the_most_wait_for_their_turn() {
+    let bundle = TestBundle::new("sleep 100");
+    let monitor = monitor(&bundle, &[]);
+    let mut idle: Vec<UnixStream> = (0..64).map(|_| monitor.connect()).collect();
+    let last = std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| collect(monitor.exec("exit 4", false, false)).2);
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(!waiting.is_finished(), "the 65th client was served beside the 64");
+        idle.pop();
+        waiting.join().unwrap()
+    });
+    assert_eq!(last, Some(4));
+    kill(Pid::from_raw(monitor.running().init.pid), Signal::SIGKILL).unwrap();
+    monitor.end();
+}
+
+#[test]
 fn nonsense_on_the_socket_ends_that_connection_only() {
     let bundle = TestBundle::new("sleep 100");
     let monitor = monitor(&bundle, &[]);
@@ -236,7 +253,7 @@ fn nonsense_on_the_socket_ends_that_connection_only() {
         let _either = stream.read_to_end(&mut answer);
         assert!(answer.is_empty() || answer[0] == Kind::Failed as u8);
     }
-    assert_eq!(protocol::ask(&mut monitor.connect(), &Request::State).unwrap().0, Kind::Json);
+    assert_eq!(collect(monitor.exec("exit 3", false, false)).2, Some(3));
     kill(Pid::from_raw(monitor.running().monitor.pid), Signal::SIGTERM).unwrap();
     kill(Pid::from_raw(monitor.running().init.pid), Signal::SIGKILL).unwrap();
     monitor.end();

@@ -117,7 +117,7 @@ fn output(kind: Kind, payload: Vec<u8>) -> Result<Output, FrameError> {
         Kind::Exit => {
             serde_json::from_slice(&payload).map(|exited: Exited| Output::Exited(exited.exit_code)).map_err(content)
         }
-        Kind::Request | Kind::Stdin | Kind::StdinClosed | Kind::Resize | Kind::Signal | Kind::Json => {
+        Kind::Request | Kind::Stdin | Kind::StdinClosed | Kind::Resize | Kind::Signal => {
             Err(FrameError::Unexpected(kind))
         }
     }
