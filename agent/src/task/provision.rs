@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use definition::task::{ContainerSpec, NetworkMode, TaskSpec, VolumeSource};
 use futures_util::future::try_join_all;
@@ -202,9 +203,16 @@ async fn pull<S>(parts: &Parts<'_, S>, index: usize, container: &ContainerSpec) 
         Ok(image) => Ok(image),
         Err(error) => {
             let (images, reference, owner) = (parts.images.clone(), reference.clone(), owner.to_owned());
+            let asking = Arc::new(());
+            let asked = Arc::downgrade(&asking);
             let cached = tokio::task::spawn_blocking(move || {
                 let image = images.get(&reference).ok().flatten()?;
-                images.lease(&owner, &image.id).ok().map(|()| image)
+                images.lease(&owner, &image.id).ok()?;
+                if asked.strong_count() == 0 {
+                    // The task was stopped and may have released its images before this one.
+                    images.release(&owner).ok()?;
+                }
+                Some(image)
             });
             match cached.await.ok().flatten() {
                 Some(image) => {

@@ -2,7 +2,7 @@
 //! make record, name and lease visible in one step.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -233,6 +233,7 @@ impl Pull<'_> {
         let diff_ids: Vec<Digest> = layers.iter().map(|layer| layer.diff_id.clone()).collect();
         let _pinned = self.pin(&diff_ids);
         self.fetch_layers(layers).await?;
+        let asking = Arc::new(());
         let made = Made {
             reference: self.reference.clone(),
             id: ImageId::new(config_blob.digest),
@@ -241,7 +242,7 @@ impl Pull<'_> {
             config_bytes,
             config,
             diff_ids,
-            owner: owner.map(str::to_owned),
+            owner: owner.map(|owner| (owner.to_owned(), Arc::downgrade(&asking))),
         };
         let images = self.images.clone();
         // The pins outlive this: it is awaited, and a drop in the middle of the await leaves a whole image or none.
@@ -439,7 +440,8 @@ struct Made {
     config_bytes: Bytes,
     config: ImageConfiguration,
     diff_ids: Vec<Digest>,
-    owner: Option<String>,
+    /// Who takes a lease, unless it has gone when the image becomes visible: it may have released all it held by then.
+    owner: Option<(String, Weak<()>)>,
 }
 
 impl Made {
@@ -462,7 +464,9 @@ impl Made {
             size_bytes,
         };
         store.save_record(IMAGES, self.id.digest().hex(), &record)?;
-        if let Some(owner) = &self.owner {
+        if let Some((owner, asking)) = &self.owner
+            && asking.strong_count() > 0
+        {
             store.add_lease(owner, &self.id)?;
         }
         let reference = self.reference.to_string();
@@ -505,5 +509,38 @@ impl Meter {
     fn report(&self, status: ProgressStatus, current_bytes: u64) {
         let (digest, total_bytes) = (self.digest.clone(), self.total_bytes);
         (self.report)(Progress { digest, status, current_bytes, total_bytes });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An image without layers, asked for by `asking`.
+    fn made(tag: &str, asking: &Arc<()>) -> Made {
+        let digest: Digest = format!("sha256:{:064x}", 7).parse().unwrap();
+        Made {
+            reference: format!("oci:/layout:{tag}").parse().unwrap(),
+            id: ImageId::new(digest.clone()),
+            manifest_digest: digest,
+            manifest_bytes: Bytes::new(),
+            config_bytes: Bytes::new(),
+            config: ImageConfiguration::default(),
+            diff_ids: Vec::new(),
+            owner: Some((tag.to_owned(), Arc::downgrade(asking))),
+        }
+    }
+
+    #[test]
+    fn who_has_gone_takes_no_lease() {
+        let directory = tempfile::tempdir().unwrap();
+        let images = Images::open(&directory.path().join("images"), crate::Config::default()).unwrap();
+        let (waits, gone) = (Arc::new(()), Arc::new(()));
+        made("waits", &waits).publish(&images).unwrap();
+        let abandoned = made("gone", &gone);
+        drop(gone);
+        abandoned.publish(&images).unwrap();
+        let listed = images.list().unwrap();
+        assert_eq!((listed[0].references.len(), &listed[0].owners[..]), (2, &["waits".to_owned()][..]));
     }
 }
