@@ -70,7 +70,7 @@ pub enum EngineError {
         tasks: Vec<String>,
     },
     /// No new tasks are taken.
-    #[error("The container instance is DRAINING and takes no new tasks.")]
+    #[error("The container instance is DRAINING and takes no new tasks (`neargate host --activate` changes that).")]
     Draining,
     /// The container that a command should run in does not run.
     #[error("The container {container} is not running.")]

@@ -16,6 +16,23 @@ pub fn instance_id(root: &Path) -> io::Result<String> {
     Ok(digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect())
 }
 
+/// The id of a container for the runtime, ECS's `runtimeId`: unique on the host and short enough for a file name.
+pub fn runtime_id(task: &str, container: &str) -> String {
+    format!("{task}-{}", shortened(container, 200))
+}
+
+/// A container's name, or where that has more than `longest` bytes (over 17) its beginning and a digest of all of it.
+pub fn shortened(name: &str, longest: usize) -> String {
+    match name.get(..longest - 17) {
+        Some(beginning) if name.len() > longest => {
+            let digest = Sha256::digest(name);
+            let digest: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+            format!("{beginning}-{digest}")
+        }
+        _ => name.to_owned(),
+    }
+}
+
 /// A task's id: 32 lower-case hex digits.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TaskId(String);

@@ -125,6 +125,11 @@ fn watch_signals() -> Result<SignalFd, Errno> {
     SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
 }
 
+/// The exit code of a program that execve refused.
+fn not_executed(errno: Errno) -> i32 {
+    if matches!(errno, Errno::ENOENT | Errno::ENOTDIR) { EXIT_NOT_FOUND } else { EXIT_NOT_EXECUTABLE }
+}
+
 /// A socket's path may have 107 bytes: it is bound from within the bundle, by its short name.
 fn listen(bundle: &Path) -> Result<UnixListener, MonitorError> {
     let path = bundle.join(protocol::SOCKET_FILE);
@@ -266,11 +271,7 @@ fn own_process() -> io::Result<ProcessRef> {
 
 fn created_start(created: Created) -> Result<Running, (Failure, Option<i32>)> {
     created.start().map_err(|error: StartError| {
-        let exit_code = match error.execute_errno() {
-            Some(Errno::ENOENT | Errno::ENOTDIR) => Some(EXIT_NOT_FOUND),
-            Some(_) => Some(EXIT_NOT_EXECUTABLE),
-            None => None,
-        };
+        let exit_code = error.execute_errno().map(not_executed);
         (Failure { kind: "CannotStartContainerError".to_owned(), message: chain(&error) }, exit_code)
     })
 }

@@ -69,8 +69,10 @@ fn the_last_lines_alone_can_be_asked_for() {
 #[test]
 fn a_command_has_input_output_and_an_exit_code_of_its_own() {
     let host = TestHost::start();
-    let arn =
-        host.run(&task("exec", &[shell("c", &host.image("base"), "trap 'exit 0' TERM; while :; do sleep 0.05; done")]));
+    // The longest name that ECS takes, as it is part of many paths.
+    let name = "c".repeat(255);
+    let script = "echo started; trap 'exit 0' TERM; while :; do sleep 0.05; done";
+    let arn = host.run(&task("exec", &[shell(&name, &host.image("base"), script)]));
     host.running(&arn);
     let start = |words: &[&str]| ExecuteCommandStart {
         task: Some(arn.clone()),
@@ -95,12 +97,14 @@ fn a_command_has_input_output_and_an_exit_code_of_its_own() {
 
     let killed = host.exec(start(&["/bin/sh", "-c", "kill -9 $$"]), None).unwrap();
     assert_eq!(killed.exit_code, Some(137));
-    let status = host.exec(start(&["/no/such/program"]), None).map(|done| done.exit_code);
-    assert!(matches!(status, Err(_) | Ok(Some(127))), "{status:?}");
+    let missing = host.exec(start(&["/no/such/program"]), None).unwrap();
+    assert!(missing.stderr.contains("/no/such/program") && missing.exit_code == Some(127), "{missing:?}");
 
     let terminal = ExecuteCommandStart { pseudo_terminal: Some(true), ..start(&["/bin/sh", "-c", "test -t 0 && tty"]) };
     let done = host.exec(terminal, Some("")).unwrap();
     assert!(done.stdout.starts_with("/dev/pts/"), "{done:?}");
+    let request = GetLogsRequest { task: Some(arn), ..Default::default() };
+    assert_eq!(host.log_entries(request).unwrap()[0].data.as_deref(), Some(&b"started\n"[..]));
 }
 
 #[test]

@@ -4,7 +4,7 @@
 mod frame;
 mod process;
 
-use std::{future, io, str::FromStr as _};
+use std::{future, io, os::fd::AsRawFd as _, path::Path, str::FromStr as _};
 
 use futures_util::{Stream, StreamExt as _};
 use nix::sys::signal::Signal;
@@ -60,7 +60,7 @@ async fn bridge(
     let size = start.size.as_ref().map(window).transpose()?.flatten();
     let lost = |error: BridgeError| status::not_connected(&error);
 
-    let stream = UnixStream::connect(&target.socket).await.map_err(BridgeError::Connect).map_err(lost)?;
+    let stream = connect(&target.socket).await.map_err(BridgeError::Connect).map_err(lost)?;
     let (from_monitor, mut to_monitor) = stream.into_split();
     let mut outputs = Outputs::new(from_monitor);
     match frame::request_exec(&mut to_monitor, process, interactive).await {
@@ -80,6 +80,13 @@ async fn bridge(
     }
     let feeding = AbortOnDropHandle::new(tokio::spawn(feed(input, to_monitor, interactive)));
     Ok(output(outputs, feeding))
+}
+
+/// A socket's path may have 107 bytes; through its directory's descriptor it has fewer.
+async fn connect(socket: &Path) -> io::Result<UnixStream> {
+    let directory = std::fs::File::open(socket.parent().unwrap_or(Path::new("/")))?;
+    let name = socket.file_name().unwrap_or_default();
+    UnixStream::connect(Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(name)).await
 }
 
 /// What the command writes, until it exits or its input is refused. Dropping it ends the command.

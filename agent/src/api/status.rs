@@ -4,6 +4,7 @@
 use std::{collections::HashMap, error::Error, fmt::Write as _};
 
 use rootfs::{PullError, ReferenceError, RemoveError, StoreError};
+use runtime::cli::report::chain;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 
@@ -92,12 +93,12 @@ pub(super) fn stopping() -> Status {
 }
 
 /// Something of ours failed.
-pub(super) fn internal(error: &dyn Error) -> Status {
+pub(super) fn internal(error: &(dyn Error + 'static)) -> Status {
     Exception::Server.status(chain(error))
 }
 
 /// The container that a command should run in is gone.
-pub(super) fn not_connected(error: &dyn Error) -> Status {
+pub(super) fn not_connected(error: &(dyn Error + 'static)) -> Status {
     Exception::TargetNotConnected.status(chain(error))
 }
 
@@ -193,18 +194,6 @@ fn problems(problems: &[definition::Problem]) -> Status {
         Some(definition::Code::ClientException) | None => Exception::Client,
     };
     exception.with_fields(message, fields)
-}
-
-/// An error and what caused it, in one line.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        // Writing to a String cannot fail.
-        let _ = write!(text, ": {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

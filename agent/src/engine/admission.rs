@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use super::definitions::blocking;
 use super::{Engine, EngineError};
 use crate::capacity::Demand;
-use crate::identity::TaskId;
+use crate::identity::{TaskId, runtime_id};
 use crate::store::TokenRecord;
 use crate::task::lifecycle::Status;
 use crate::task::{Stage, TaskRecord};
@@ -110,7 +110,7 @@ impl Engine {
                 task_arn: Some(names.task_arn(&id)),
                 name: Some(container.name.clone()),
                 image: Some(container.image.clone()),
-                runtime_id: Some(format!("{id}-{}", container.name)),
+                runtime_id: Some(runtime_id(id.as_str(), &container.name)),
                 last_status: Some("PENDING".to_owned()),
                 health_status: Some("UNKNOWN".to_owned()),
                 cpu: Some(container.cpu_units.to_string()),

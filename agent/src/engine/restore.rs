@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use runtime::cgroup::Cgroup;
+use runtime::cli::report::chain;
 use runtime::process::ProcessRef;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -23,7 +24,6 @@ use crate::identity::{Names, TaskId, instance_id};
 use crate::sandbox::Sandbox as _;
 use crate::sandbox::host::{Host, remove_tree};
 use crate::store::Store;
-use crate::task::driver::chain;
 use crate::task::provision::Places;
 
 const LOCK: &str = "neargated.lock";

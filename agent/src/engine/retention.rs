@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use runtime::cli::report::chain;
+
 use super::Shared;
 use crate::identity::TaskId;
 use crate::task::TaskRecord;
-use crate::task::driver::chain;
 use crate::task::provision::{Places, remove_disks};
 use crate::trace::now;
 

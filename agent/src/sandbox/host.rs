@@ -25,6 +25,7 @@ use tokio::process::Command;
 use tokio::sync::Mutex;
 
 use super::{Found, Log, Sandbox, SandboxError, Shared, Start};
+use crate::identity::runtime_id;
 
 /// How often a restarted agent looks whether a monitor that holds its lock has written its record.
 const POLL: Duration = Duration::from_millis(5);
@@ -124,7 +125,7 @@ impl Host {
             .arg("--bundle")
             .arg(bundle)
             .arg("--id")
-            .arg(self.container_id(bundle))
+            .arg(runtime_id(&name(&self.directory), &name(bundle)))
             .arg("--log-file")
             .arg(&log.path)
             .args(["--log-max-size", &log.max_size_bytes.to_string()])
@@ -152,11 +153,6 @@ impl Host {
     async fn end_lost(&self, bundle: &Path) -> Result<(), SandboxError> {
         let path = format!("{}/{}", self.cgroup, name(bundle));
         blocking(move || Cgroup::open(&path)?.delete()).await
-    }
-
-    /// Unique on the host: the runtime keeps state by it.
-    fn container_id(&self, bundle: &Path) -> String {
-        format!("{}-{}", name(&self.directory), name(bundle))
     }
 }
 

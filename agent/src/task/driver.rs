@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use definition::task::TaskSpec;
+use runtime::cli::report::chain;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::lifecycle::{self, Event, Next, Status};
@@ -270,18 +271,6 @@ impl<S: Sandbox + Clone> Driver<S> {
         self.publish.send_replace(Arc::new(self.record.clone()));
         self.shared.changed();
     }
-}
-
-/// An error with what caused it, in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 fn cut(reason: &str) -> String {

@@ -12,7 +12,7 @@ use nix::sys::statfs::{self, FsType};
 use oci_spec::runtime::LinuxResources;
 use rootfs::{Image, Images, Reference};
 
-use crate::identity::TaskId;
+use crate::identity::{TaskId, shortened};
 use crate::sandbox::host::{make_directory, remove_tree};
 use crate::sandbox::{Sandbox, SandboxError, Shared};
 use crate::trace;
@@ -84,7 +84,8 @@ impl Places {
 
     /// A container's log.
     pub fn log(&self, container: &str) -> PathBuf {
-        self.task.join("logs").join(format!("{container}.log"))
+        // A file name has 255 bytes; rotation appends some.
+        self.task.join("logs").join(shortened(container, 240) + ".log")
     }
 
     /// Upper and work directory of a container's writable layer.

@@ -16,7 +16,8 @@ use super::SIGNALLED;
 use super::protocol::{Exited, Failure, Kind, Request, Signal, Window, decode, encode};
 use super::serve::CHUNK;
 use crate::cli::report::chain;
-use crate::container::exec::{Exec, ExecTarget, exec};
+use crate::container::exec::{Exec, ExecError, ExecTarget, exec};
+use crate::init::failure::{Context as _, Step};
 use crate::init::stdio::Stdio;
 use crate::sys::{pidfd, terminal};
 
@@ -218,9 +219,22 @@ impl Client {
                     self.process = Some(executed);
                     self.queue(Kind::Done, &[]);
                 }
-                Err(error) => self.refuse("CannotStartContainerError", error.as_ref()),
+                Err(error) => self.refuse_exec(&error),
             },
         }
+    }
+
+    /// A program that is not there ends like one that a shell looked for; everything else is a failure.
+    fn refuse_exec(&mut self, error: &ExecError) {
+        let Some(errno) = error.execute_errno() else { return self.refuse("CannotStartContainerError", error) };
+        self.queue(Kind::Done, &[]);
+        self.queue(Kind::Stderr, format!("{}\n", chain(error)).as_bytes());
+        self.exited(super::not_executed(errno));
+    }
+
+    fn exited(&mut self, exit_code: i32) {
+        self.queue(Kind::Exit, &serde_json::to_vec(&Exited { exit_code }).unwrap_or_default());
+        self.finished = true;
     }
 
     fn refuse(&mut self, kind: &str, error: &(dyn std::error::Error + 'static)) {
@@ -275,9 +289,7 @@ impl Client {
                 return;
             }
         }
-        let exited = Exited { exit_code };
-        self.queue(Kind::Exit, &serde_json::to_vec(&exited).unwrap_or_default());
-        self.finished = true;
+        self.exited(exit_code);
     }
 
     fn has_output(&self, number: usize) -> bool {
@@ -290,18 +302,15 @@ impl Client {
 }
 
 impl Executed {
-    fn start(target: &ExecTarget, process: &Process, stdin: bool) -> Result<Executed, Box<dyn std::error::Error>> {
+    fn start(target: &ExecTarget, process: &Process, stdin: bool) -> Result<Executed, ExecError> {
         if process.terminal().unwrap_or(false) {
             let exec = exec(target, process, Stdio::Terminal)?;
-            let master = exec.console.as_ref().ok_or(Errno::ENOTTY)?;
-            let (output, input) = (master.try_clone()?, master.try_clone()?);
-            nonblocking(&input)?;
+            let (output, input) = both_ways(&exec).at(Step::Console).map_err(ExecError::Prepare)?;
             return Ok(Executed::new(exec, vec![(Kind::Stdout, Some(output))], stdin.then_some(input)));
         }
-        let (stdin_read, stdin_write) = pipe2(OFlag::O_CLOEXEC)?;
-        let (out_read, stdout) = pipe2(OFlag::O_CLOEXEC)?;
-        let (err_read, stderr) = pipe2(OFlag::O_CLOEXEC)?;
-        nonblocking(&stdin_write)?;
+        let pipe = || pipe2(OFlag::O_CLOEXEC).at(Step::Streams).map_err(ExecError::Prepare);
+        let ((stdin_read, stdin_write), (out_read, stdout), (err_read, stderr)) = (pipe()?, pipe()?, pipe()?);
+        nonblocking(&stdin_write).at(Step::Streams).map_err(ExecError::Prepare)?;
         let exec = exec(target, process, Stdio::Fds { stdin: stdin_read, stdout, stderr })?;
         let outputs = vec![(Kind::Stdout, Some(out_read)), (Kind::Stderr, Some(err_read))];
         Ok(Executed::new(exec, outputs, stdin.then_some(stdin_write)))
@@ -329,6 +338,14 @@ impl Executed {
             self.stdin = None;
         }
     }
+}
+
+/// The terminal's master, to read from and to write to.
+fn both_ways(exec: &Exec) -> io::Result<(OwnedFd, OwnedFd)> {
+    let master = exec.console.as_ref().ok_or(Errno::ENOTTY)?;
+    let (output, input) = (master.try_clone()?, master.try_clone()?);
+    nonblocking(&input)?;
+    Ok((output, input))
 }
 
 fn nonblocking(descriptor: &OwnedFd) -> Result<(), Errno> {

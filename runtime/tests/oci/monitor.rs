@@ -198,6 +198,16 @@ fn commands_have_input_output_and_codes_of_their_own() {
     stopped.write_all(&protocol::encode(Kind::Signal, br#"{"signal":15}"#)).unwrap();
     assert_eq!(collect(stopped).2, Some(143));
 
+    let mut process = bundle.config["process"].clone();
+    for (program, code) in [("/bin/none", 127), ("/etc/passwd", 126)] {
+        process["args"] = json!([program]);
+        let mut stream = monitor.connect();
+        let request = Request::Exec { process: serde_json::from_value(process.clone()).unwrap(), stdin: false };
+        assert_eq!(protocol::ask(&mut stream, &request).unwrap().0, Kind::Done);
+        let (_, err, exit_code) = collect(stream);
+        assert!(err.contains(program) && exit_code == Some(code), "{err:?} {exit_code:?}");
+    }
+
     let mut terminal = monitor.exec("tty; read line; echo got $line", true, true);
     let window = serde_json::to_vec(&Window { rows: 33, columns: 99 }).unwrap();
     terminal.write_all(&protocol::encode(Kind::Resize, &window)).unwrap();

@@ -7,11 +7,12 @@ use definition::task::TaskSpec;
 use nix::sys::signal::Signal;
 use rootfs::Image;
 use runtime::bundle::{OverlayRecord, RootfsRecord};
+use runtime::cli::report::chain;
 use runtime::monitor::protocol::{ExitRecord, Failure};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::{Driver, Halt, chain, cut};
+use super::{Driver, Halt, cut};
 use crate::sandbox::{Found, Log, Sandbox, SandboxError, Start};
 use crate::task::Stage;
 use crate::task::bundle::{self, BundleError, Surroundings};
