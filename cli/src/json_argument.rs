@@ -2,6 +2,7 @@
 
 use std::{fs, io, path::PathBuf};
 
+use definition::file::{Misfit, read_members};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -21,13 +22,8 @@ pub(crate) enum JsonError {
         #[source]
         source: serde_json::Error,
     },
-    #[error("{option} has a wrong member at {path}")]
-    Member {
-        option: &'static str,
-        path: String,
-        #[source]
-        source: serde_json::Error,
-    },
+    #[error("{option}: {}", .misfits.iter().map(told).collect::<Vec<_>>().join("; "))]
+    Members { option: &'static str, misfits: Vec<Misfit> },
 }
 
 /// Reads `argument`, the value of `option`. Members that are null count as absent.
@@ -40,11 +36,11 @@ pub(crate) fn parse<T: DeserializeOwned>(option: &'static str, argument: &str) -
     };
     let mut value: Value = serde_json::from_str(&text).map_err(|source| JsonError::Syntax { option, source })?;
     drop_nulls(&mut value);
-    serde_path_to_error::deserialize(value).map_err(|error| JsonError::Member {
-        option,
-        path: error.path().to_string(),
-        source: error.into_inner(),
-    })
+    read_members(value).map_err(|misfits| JsonError::Members { option, misfits })
+}
+
+fn told(Misfit { path, message }: &Misfit) -> String {
+    if path.is_empty() { message.clone() } else { format!("{path}: {message}") }
 }
 
 fn drop_nulls(value: &mut Value) {
@@ -75,7 +71,7 @@ mod tests {
     #[test]
     fn errors_name_the_option_and_the_member() {
         let error = parse::<TaskOverride>("--overrides", r#"{"containerOverrides":[{"nam":"a"}]}"#).unwrap_err();
-        assert_eq!(error.to_string(), "--overrides has a wrong member at containerOverrides[0].nam");
+        assert_eq!(error.to_string(), "--overrides: containerOverrides[0].nam: unknown field `nam`");
         let error = parse::<TaskOverride>("--overrides", "{").unwrap_err();
         assert_eq!(error.to_string(), "--overrides is not JSON");
         let error = parse::<TaskOverride>("--overrides", "@/does/not/exist").unwrap_err();

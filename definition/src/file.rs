@@ -7,6 +7,9 @@ use serde_json::{Map, Value};
 use crate::Problem;
 
 mod locate;
+mod members;
+
+pub use members::{Misfit, read as read_members};
 
 /// Members that ECS answers with and does not take.
 const ANSWER_ONLY: [&str; 9] = [
@@ -58,25 +61,17 @@ pub fn read(text: &str) -> Result<Read, Vec<Located>> {
     if !duplicates.is_empty() {
         return Err(duplicates);
     }
-    let prefix = unwrap(&mut value);
+    unwrap(&mut value);
     let Value::Object(members) = &mut value else {
         return Err(vec![located(text, "", "a task definition is a JSON object")]);
     };
     let warnings = drop_answer_only(members).into_iter().collect();
     drop_nulls(&mut value);
-    let request = serde_path_to_error::deserialize(&value).map_err(|error| {
-        let inner = error.inner().to_string();
-        // serde lists every member it would have taken, which buries the one at fault.
-        let message = inner.split(", expected one of").next().unwrap_or(&inner).to_owned();
-        let mut path = format!("{prefix}{}", error.path()).trim_end_matches(['.', '?']).to_owned();
-        // serde tells the object that holds an unknown member, not the member.
-        if let Some(member) = unknown_member(&message)
-            && !path.ends_with(&format!(".{member}"))
-            && path != member
-        {
-            path = if path.is_empty() { member.to_owned() } else { format!("{path}.{member}") };
-        }
-        vec![located(text, &path, &message)]
+    let request = members::read(value).map_err(|misfits| {
+        let told = misfits.iter().map(|misfit| located(text, &misfit.path, &misfit.message));
+        let mut told: Vec<Located> = told.collect();
+        told.sort_by_key(|located| (located.line, located.column));
+        told
     })?;
     Ok(Read { request, warnings })
 }
@@ -110,15 +105,11 @@ fn without_position(error: &serde_json::Error) -> String {
     text.split(" at line ").next().unwrap_or(&text).to_owned()
 }
 
-fn unknown_member(message: &str) -> Option<&str> {
-    message.strip_prefix("unknown field `")?.strip_suffix('`')
-}
-
-/// Takes the definition out of describe-task-definition's answer; gives the prefix of its paths in the file.
-fn unwrap(value: &mut Value) -> &'static str {
-    let Value::Object(members) = value else { return "" };
+/// Takes the definition out of describe-task-definition's answer.
+fn unwrap(value: &mut Value) {
+    let Value::Object(members) = value else { return };
     if !members.get(WRAPPER).is_some_and(Value::is_object) || members.contains_key("containerDefinitions") {
-        return "";
+        return;
     }
     let tags = members.remove("tags");
     if let Some(Value::Object(mut inner)) = members.remove(WRAPPER) {
@@ -129,7 +120,6 @@ fn unwrap(value: &mut Value) -> &'static str {
         inner.append(members);
         *value = Value::Object(inner);
     }
-    "taskDefinition."
 }
 
 fn drop_answer_only(members: &mut Map<String, Value>) -> Option<String> {

@@ -23,7 +23,35 @@ fn wrong_type_is_named_where_it_stands() {
     let text = "{ \"family\": \"f\",\n \"containerDefinitions\": [{ \"memory\": \"512\" }] }";
     let errors = read(text).unwrap_err();
     assert_eq!((errors[0].path.as_str(), errors[0].line), ("containerDefinitions[0].memory", 2));
-    assert!(errors[0].message.contains("invalid type"), "{}", errors[0].message);
+    assert_eq!(errors[0].message, "must be an integer, not string \"512\"");
+}
+
+#[test]
+fn everything_that_does_not_fit_is_told_at_once() {
+    let text = r#"{ "taskDefinition": { "family": 7, "volumes": {}, "nonsense": 1, "containerDefinitions": [
+        { "name": "a", "essential": "true", "environment": ["A=b", { "name": 1 }], "imagee": "x" },
+        3,
+        { "memory": 99999999999, "command": [1] } ] } }"#;
+    let told: Vec<_> =
+        read(text).unwrap_err().into_iter().map(|error| (error.line, error.path, error.message)).collect();
+    let line = |line, path: &str, message: &str| (line, path.to_owned(), message.to_owned());
+    let mut wanted = vec![
+        line(1, "family", "must be a string, not integer 7"),
+        line(1, "volumes", "must be a list, not an object"),
+        line(1, "nonsense", "unknown field `nonsense`"),
+        line(2, "containerDefinitions[0].essential", "must be true or false, not string \"true\""),
+        line(2, "containerDefinitions[0].environment[0]", "must be an object, not string \"A=b\""),
+        line(2, "containerDefinitions[0].environment[1].name", "must be a string, not integer 1"),
+        line(2, "containerDefinitions[0].imagee", "unknown field `imagee`"),
+        line(3, "containerDefinitions[1]", "must be an object, not integer 3"),
+        line(4, "containerDefinitions[2].memory", "must be an integer of at most 2147483647, not integer 99999999999"),
+        line(4, "containerDefinitions[2].command[0]", "must be a string, not integer 1"),
+    ];
+    let mut sorted = told;
+    assert!(sorted.is_sorted_by_key(|(line, ..)| *line), "in the file's order: {sorted:?}");
+    wanted.sort();
+    sorted.sort();
+    assert_eq!(sorted, wanted);
 }
 
 #[test]
