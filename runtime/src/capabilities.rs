@@ -87,7 +87,9 @@ impl CapabilitySets {
         caps::set(None, CapSet::Effective, &self.effective).map_err(|source| failed("effective", source))?;
         caps::set(None, CapSet::Permitted, &self.permitted).map_err(|source| failed("permitted", source))?;
         caps::clear(None, CapSet::Ambient).map_err(|source| failed("ambient", source))?;
-        for capability in &self.ambient {
+        // `runc spec` asks for ambient capabilities that are not inheritable, which the kernel denies; runc goes on too.
+        let inheritable = self.ambient.intersection(&self.inheritable);
+        for capability in inheritable.filter(|capability| self.permitted.contains(capability)) {
             caps::raise(None, CapSet::Ambient, *capability).map_err(|source| failed("ambient", source))?;
         }
         Ok(())

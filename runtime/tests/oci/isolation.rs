@@ -116,6 +116,17 @@ fn process_settings_are_applied() {
 }
 
 #[test]
+fn ambient_capabilities_are_those_that_can_be_inherited() {
+    let mut bundle = TestBundle::new("grep -E 'CapEff|CapAmb' /proc/self/status");
+    let process = &mut bundle.config["process"];
+    process["user"] = json!({"uid": 33, "gid": 44});
+    let both = json!(["CAP_CHOWN", "CAP_KILL"]);
+    process["capabilities"] =
+        json!({"bounding": both, "permitted": both, "ambient": both, "inheritable": ["CAP_CHOWN"]});
+    assert_eq!(bundle.run_ok(), "CapEff:\t0000000000000001\nCapAmb:\t0000000000000001\n");
+}
+
+#[test]
 fn the_hosts_sysctls_are_refused() {
     let mut bundle = TestBundle::new("true");
     bundle.config["linux"]["sysctl"] = json!({"vm.swappiness": "1"});
