@@ -75,5 +75,5 @@ soak: build ## The long forms of the system tests' loops
 	NEARGATE_TASKS=500 NEARGATE_KILLS=100 cargo test --locked -p system-tests --test agent kill9 -- --nocapture
 
 .PHONY: fuzz
-fuzz: packages ## Feed the parsers hostile input for SECONDS (600), seeded by SEED
-	FUZZ_SECONDS=$(SECONDS) cargo test --locked -p definition -p rootfs -p runtime --test fuzz -- --nocapture
+fuzz: packages ## Feed the parsers hostile input for SECONDS (600) in all, seeded by SEED
+	FUZZ_SECONDS=$$(($(SECONDS) / 3)) cargo test --locked -p definition -p rootfs -p runtime --test fuzz -- --nocapture

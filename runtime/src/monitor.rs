@@ -29,6 +29,7 @@ use crate::container::start::StartError;
 use crate::container::state::now;
 use crate::init::stdio::Stdio;
 use crate::process::ProcessRef;
+use crate::sys::memory;
 use log::Log;
 use protocol::{ExitRecord, Failure, MonitorRecord, Ready};
 
@@ -223,6 +224,8 @@ impl Place<'_> {
         let started_at = started.record.started_at;
         self.record(protocol::MONITOR_FILE, &started.record)?;
         tell(&Ready::Started(started.record.clone()));
+        // What was needed to start is not needed again, and there may be thousands of us.
+        memory::give_back();
         let cgroup = started.running.cgroup.clone();
         let pidfd = started.running.pidfd.as_fd();
         serve::until_exit(&started, &listener, &signals, &mut log)?;

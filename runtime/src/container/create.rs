@@ -168,7 +168,7 @@ pub fn cgroup_path(config: &Spec, id: &str) -> String {
     let given = config.linux().as_ref().and_then(|linux| linux.cgroups_path().as_ref());
     match given.map(PathBuf::as_path).filter(|path| !path.as_os_str().is_empty()) {
         Some(path) => Path::new("/").join(path).to_string_lossy().into_owned(),
-        None => format!("/neargate-runtime/{id}"),
+        None => format!("/neargate-runtime-{id}"),
     }
 }
 
