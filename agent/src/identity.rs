@@ -21,6 +21,12 @@ pub fn runtime_id(task: &str, container: &str) -> String {
     format!("{task}-{}", shortened(container, 200))
 }
 
+/// A container's cgroup below its task's: its name, unless cgroup v1 has a file of that name there.
+pub fn cgroup_name(container: &str) -> String {
+    // No container has a dot in its name.
+    if matches!(container, "tasks" | "notify_on_release") { format!("{container}.c") } else { container.to_owned() }
+}
+
 /// A container's name, or where that has more than `longest` bytes (over 17) its beginning and a digest of all of it.
 pub fn shortened(name: &str, longest: usize) -> String {
     match name.get(..longest - 17) {

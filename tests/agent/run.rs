@@ -31,6 +31,20 @@ fn a_definition_runs_end_to_end() {
 }
 
 #[test]
+fn containers_may_be_called_like_our_own_files() {
+    let host = TestHost::start();
+    let image = host.image("base");
+    let names = ["ns", "tasks", "notify_on_release", "rootfs", "images", "logs", "etc", "run"];
+    let containers: Vec<_> = names.iter().map(|name| shell(name, &image, "echo $0 runs; sleep 0.2")).collect();
+    let arn = host.run(&with(task("names", &containers), json!({ "networkMode": "bridge" })));
+    let stopped = host.stopped(&arn);
+    assert_eq!(stopped.stopped_reason(), "Essential container in task exited", "{stopped:?}");
+    for name in names {
+        assert!(host.logs(&arn, name).contains("runs"), "{name}");
+    }
+}
+
+#[test]
 fn programs_that_cannot_be_executed_have_dockers_codes() {
     let host = TestHost::start();
     let image = host.image("base");

@@ -25,7 +25,7 @@ use tokio::process::Command;
 use tokio::sync::Mutex;
 
 use super::{Found, Log, Sandbox, SandboxError, Shared, Start};
-use crate::identity::runtime_id;
+use crate::identity::{cgroup_name, runtime_id};
 
 /// How often a restarted agent looks whether a monitor that holds its lock has written its record.
 const POLL: Duration = Duration::from_millis(5);
@@ -40,7 +40,7 @@ const START_LOCK: &str = "start.lock";
 #[derive(Debug, Clone)]
 pub struct Host {
     runtime: PathBuf,
-    /// Holds `ns/` and one bundle per container.
+    /// Holds `task.ns/` and one bundle per container.
     directory: PathBuf,
     cgroup: String,
     /// Held while something is being made, so that what is destroyed was made before or never will be.
@@ -55,7 +55,8 @@ impl Host {
 
     /// Where the task's namespaces are pinned.
     pub fn namespaces(directory: &Path) -> PathBuf {
-        directory.join("ns")
+        // No container can have this name: it shares the directory with their bundles.
+        directory.join("task.ns")
     }
 
     async fn make(&self, shared: Shared, limits: LinuxResources) -> Result<(), SandboxError> {
@@ -151,7 +152,7 @@ impl Host {
     /// Ends what the death of its monitor left of a container: its pid 1 dies with the monitor, unless the program gained
     /// privileges when it was executed.
     async fn end_lost(&self, bundle: &Path) -> Result<(), SandboxError> {
-        let path = format!("{}/{}", self.cgroup, name(bundle));
+        let path = format!("{}/{}", self.cgroup, cgroup_name(&name(bundle)));
         blocking(move || Cgroup::open(&path)?.delete()).await
     }
 }

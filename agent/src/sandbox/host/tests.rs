@@ -31,7 +31,7 @@ async fn destroy_waits_for_what_a_killed_agent_executed() {
     let here = directory.path().display();
     let slow = format!(
         "[ $2 = create ] || exit 0; touch {here}/begun; while [ ! -e {here}/go ]; do sleep 0.01; done; \
-         mkdir -p {here}/task/ns; touch {here}/made"
+         mkdir -p {here}/task/task.ns; touch {here}/made"
     );
     let (path, killed) = (directory.path(), host(directory.path(), &slow));
     let next = Host::new(killed.runtime.clone(), killed.directory.clone(), killed.cgroup.clone());

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::{Driver, Halt, cut};
+use crate::identity::cgroup_name;
 use crate::sandbox::{Found, Log, Sandbox, SandboxError, Start};
 use crate::task::Stage;
 use crate::task::bundle::{self, BundleError, Surroundings};
@@ -225,7 +226,7 @@ impl<S: Sandbox + Clone> Driver<S> {
         let volumes = provision::volumes(spec, places);
         let around = Surroundings {
             hostname: &provision::hostname(places),
-            cgroup: format!("{}/{}", self.shared.task_cgroup(&self.id), container.name),
+            cgroup: format!("{}/{}", self.shared.task_cgroup(&self.id), cgroup_name(&container.name)),
             namespaces: crate::sandbox::host::Host::namespaces(&places.run),
             user_namespace: self.record.user_slot.is_some(),
             volumes: &volumes,
