@@ -18,7 +18,7 @@ use crate::trace::now;
 impl Engine {
     /// Accepts tasks, or tells why they cannot be placed here.
     pub async fn run_task(&self, request: RunTaskRequest) -> Result<RunTaskResponse, EngineError> {
-        let _deciding = self.deciding.lock().await;
+        let deciding = self.deciding.clone().lock_owned().await;
         if !self.shared.names.is_cluster(request.cluster.as_deref()) {
             return Err(EngineError::ClusterNotFound);
         }
@@ -44,19 +44,21 @@ impl Engine {
             let tasks = records.iter().map(|(id, _)| id.to_string()).collect();
             (token, TokenRecord { request: digest, tasks })
         });
-        let (shared, stored) = (self.shared.clone(), records.clone());
+        let (shared, demand) = (self.shared.clone(), Demand::of(&spec));
+        // To the end of it where no client that goes away can interrupt: what is stored is also driven.
         blocking(move || {
+            let _deciding = deciding;
             let token = tokens.as_ref().map(|(token, record)| (token.as_str(), record.clone()));
-            shared.store.add_tasks(shared.names.cluster(), &stored, token).map_err(EngineError::from)
+            shared.store.add_tasks(shared.names.cluster(), &records, token)?;
+            let tasks = records.iter().map(|(_, record)| record.task.clone()).collect();
+            for (id, record) in records {
+                shared.drive(id, record, Some(demand.clone()));
+            }
+            shared.admit();
+            shared.changed();
+            Ok(RunTaskResponse { tasks, failures: Vec::new() })
         })
-        .await?;
-        let tasks = records.iter().map(|(_, record)| record.task.clone()).collect();
-        for (id, record) in records {
-            self.shared.drive(id, record, Some(Demand::of(&spec)));
-        }
-        self.shared.admit();
-        self.shared.changed();
-        Ok(RunTaskResponse { tasks, failures: Vec::new() })
+        .await
     }
 
     /// What an earlier request with this token was answered, as it is now.

@@ -1,0 +1,52 @@
+//! What the engine promises to clients that go away.
+
+use std::future::{Future as _, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
+
+use proto::v1::{RegisterTaskDefinitionRequest, RunTaskRequest};
+
+use super::*;
+
+/// RunTask, given up after so many polls; whether it had an answer by then.
+async fn abandoned(engine: &Engine, polls: usize) -> bool {
+    let request = RunTaskRequest { task_definition: Some("f".into()), count: Some(2), ..Default::default() };
+    let mut seen = 0;
+    let mut run = pin!(engine.run_task(request));
+    poll_fn(|context| {
+        seen += 1;
+        match run.as_mut().poll(context) {
+            Poll::Ready(answer) => Poll::Ready(answer.map(|_| true).unwrap()),
+            Poll::Pending if seen == polls => Poll::Ready(false),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_task_that_is_stored_is_driven_though_its_client_has_gone() {
+    let root = tempfile::tempdir().unwrap();
+    let config = Config { root: root.path().to_owned(), runtime: PathBuf::from("/bin/false"), ..Config::default() };
+    let engine = Engine::open(Arc::new(config)).await.unwrap();
+    let definition = serde_json::json!({
+        "family": "f", "containerDefinitions": [{ "name": "c", "image": "oci:/nowhere", "memory": 6 }],
+    });
+    let request: RegisterTaskDefinitionRequest = serde_json::from_value(definition).unwrap();
+    engine.register_task_definition(request).await.unwrap();
+    let mut polls = 1;
+    while !abandoned(&engine, polls).await {
+        polls += 1;
+    }
+    assert!(polls > 1, "it was given up once at least");
+    // Whoever is decided next comes after all that was begun.
+    let _all_decided = engine.deciding.lock().await;
+    let stored = engine.shared.store.tasks(engine.shared.names.cluster()).unwrap();
+    assert_eq!(stored.len(), 2 * polls, "each was stored");
+    for record in stored {
+        let id = record.id().unwrap();
+        let mut view = engine.shared.tasks().get(&id).expect("a task that nobody drives").view.clone();
+        view.wait_for(|record| record.is_stopped()).await.unwrap();
+    }
+    engine.shutdown().await;
+}
