@@ -141,11 +141,13 @@ impl HistoryConfig {
 pub struct TasksConfig {
     /// Seconds between the stop signal and SIGKILL where a container has no `stopTimeout`.
     pub stop_timeout_secs: u32,
+    /// Processes and threads that one task may have, so that none can take all that the host has.
+    pub pids_limit: u32,
 }
 
 impl Default for TasksConfig {
     fn default() -> Self {
-        Self { stop_timeout_secs: 30 }
+        Self { stop_timeout_secs: 30, pids_limit: 16_384 }
     }
 }
 
@@ -248,6 +250,7 @@ impl Config {
         check(&["history", "keep_days"], range(self.history.keep_days, 0.0, 36_500.0));
         check(&["history", "disk_keep_hours"], range(self.history.disk_keep_hours, 0.0, 876_000.0));
         check(&["tasks", "stop_timeout_secs"], range(self.tasks.stop_timeout_secs, 1, 86_400));
+        check(&["tasks", "pids_limit"], range(self.tasks.pids_limit, 16, 4_194_304));
         for (host, registry) in &self.registries {
             for (member, message) in registry.problems(host) {
                 let path = std::iter::once("registries").chain([host.as_str()]).chain(member);
@@ -348,7 +351,7 @@ mod tests {
         assert_eq!(keys("capacity"), ["reserved_memory_mib", "reserved_ports"]);
         assert_eq!(keys("logs"), ["max_files", "max_size_mib"]);
         assert_eq!(keys("history"), ["disk_keep_hours", "keep_days"]);
-        assert_eq!(keys("tasks"), ["stop_timeout_secs"]);
+        assert_eq!(keys("tasks"), ["pids_limit", "stop_timeout_secs"]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use system_tests::TestHost;
 use system_tests::definition::{shell, task, with};
-use system_tests::eventually::stays;
+use system_tests::eventually::{eventually, stays};
 
 use super::running;
 
@@ -75,6 +75,22 @@ fn a_containers_cpu_is_a_weight() {
     let found = host.cgroup_file(&arn, "c", "cpu", "cpu.shares");
     let of_v2 = host.cgroup_file(&arn, "c", "cpu", "cpu.weight");
     assert!(found.as_deref() == Some("512") || of_v2.as_deref() == Some("20"), "{found:?} {of_v2:?}");
+}
+
+#[test]
+fn no_task_has_more_processes_than_the_host_allows() {
+    let host = TestHost::start();
+    let bomb = "n=0; while [ $n -lt 300 ]; do sleep 60 & n=$((n+1)); done; echo all 300 run";
+    let bomb = with(shell("bomb", &host.image("base"), bomb), json!({ "essential": false }));
+    let arn = host.run(&task("bomb", &[bomb, shell("c", &host.image("base"), "sleep 60")]));
+    let refused = || {
+        // v2 counts in the group that is limited, v1 in the one that wanted more.
+        let events = ["", "bomb"].map(|group| host.cgroup_file(&arn, group, "pids", "pids.events").unwrap_or_default());
+        events.iter().any(|events| events.strip_prefix("max ").is_some_and(|count| count != "0"))
+    };
+    eventually("the limit is met", Duration::from_secs(20), || refused().then_some(()));
+    assert_eq!(host.cgroup_file(&arn, "", "pids", "pids.max").as_deref(), Some("200"));
+    assert!(!host.logs(&arn, "bomb").contains("all 300"));
 }
 
 #[test]

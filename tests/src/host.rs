@@ -57,7 +57,8 @@ impl TestHost {
         fs::set_permissions(&root, fs::Permissions::from_mode(0o711)).expect("a mode");
         let registry = TestRegistry::shared();
         // A shell that is pid 1 ignores SIGTERM; the default of 30 s would be waited for in every test.
-        let text = format!("{configuration}\n[tasks]\nstop_timeout_secs = 2\n{}", registry.configuration());
+        let text =
+            format!("{configuration}\n[tasks]\nstop_timeout_secs = 2\npids_limit = 200\n{}", registry.configuration());
         let config = File::create(directory.path().join("neargated.toml"));
         config.and_then(|mut file| file.write_all(text.as_bytes())).expect("the configuration");
         let mut before = Snapshot::take(&Scope::Root(root.clone()));

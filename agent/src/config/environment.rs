@@ -29,14 +29,15 @@ const NO_EFFECT: [&str; 19] = [
 ];
 
 /// Names that restrict what tasks may do: to ignore them would give tasks more than the operator wants.
-const REFUSED: [&str; 3] = ["ECS_DISABLE_PRIVILEGED", "ECS_TASK_PIDS_LIMIT", "ECS_AWSVPC_BLOCK_IMDS"];
+const REFUSED: [&str; 2] = ["ECS_DISABLE_PRIVILEGED", "ECS_AWSVPC_BLOCK_IMDS"];
 
 /// Keys of the configuration that a variable sets, for range problems.
-const SETS: [(&str, &str); 5] = [
+const SETS: [(&str, &str); 6] = [
     ("identity.cluster", "ECS_CLUSTER"),
     ("capacity.reserved_memory_mib", "ECS_RESERVED_MEMORY"),
     ("capacity.reserved_ports", "ECS_RESERVED_PORTS"),
     ("tasks.stop_timeout_secs", "ECS_CONTAINER_STOP_TIMEOUT"),
+    ("tasks.pids_limit", "ECS_TASK_PIDS_LIMIT"),
     ("history.disk_keep_hours", "ECS_ENGINE_TASK_CLEANUP_WAIT_DURATION"),
 ];
 
@@ -71,6 +72,12 @@ pub(super) fn apply(
         match duration(&text).map(|duration| u32::try_from(duration.as_secs())) {
             Some(Ok(seconds)) => config.tasks.stop_timeout_secs = seconds,
             _ => problem("ECS_CONTAINER_STOP_TIMEOUT", not_a_duration(&text)),
+        }
+    }
+    if let Some(text) = get("ECS_TASK_PIDS_LIMIT") {
+        match text.parse() {
+            Ok(limit) => config.tasks.pids_limit = limit,
+            Err(_) => problem("ECS_TASK_PIDS_LIMIT", format!("\"{text}\" is not a number")),
         }
     }
     if let Some(text) = get("ECS_ENGINE_TASK_CLEANUP_WAIT_DURATION") {
@@ -147,6 +154,7 @@ mod tests {
             ("ECS_RESERVED_PORTS", "[22, 8080]"),
             ("ECS_CONTAINER_STOP_TIMEOUT", "1m30s"),
             ("ECS_ENGINE_TASK_CLEANUP_WAIT_DURATION", "30m"),
+            ("ECS_TASK_PIDS_LIMIT", "100"),
             ("ECS_ENABLE_TASK_IAM_ROLE", "true"),
             ("ECS_DISABLE_PRIVILEGED", "false"),
             ("ECS_TASK_METADATA_RPS_LIMIT", ""),
@@ -155,7 +163,7 @@ mod tests {
         assert_eq!(config.identity.cluster, "blue");
         assert_eq!(config.capacity.reserved_memory_mib, 256);
         assert_eq!(config.capacity.reserved_ports, [22, 8080]);
-        assert_eq!(config.tasks.stop_timeout_secs, 90);
+        assert_eq!((config.tasks.stop_timeout_secs, config.tasks.pids_limit), (90, 100));
         assert_eq!(config.history.disk_keep(), Duration::from_secs(1_800));
         assert_eq!(ignored, ["ECS_ENABLE_TASK_IAM_ROLE"]);
     }

@@ -121,7 +121,8 @@ impl<S: Sandbox + Clone> Driver<S> {
         }
         let (id, shared, sandbox) = (self.id.clone(), self.shared.clone(), self.sandbox.clone());
         let user_base = self.record.user_slot.map(|slot| provision::user_base(&shared.instance, slot));
-        let parts = Parts { id: &id, spec, places, user_base, sandbox: &sandbox, images: &shared.images };
+        let pids_limit = shared.config.tasks.pids_limit;
+        let parts = Parts { pids_limit, id: &id, spec, places, user_base, sandbox: &sandbox, images: &shared.images };
         let provisioning = provision::provision(parts);
         tokio::pin!(provisioning);
         let provided = loop {

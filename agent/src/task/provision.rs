@@ -141,7 +141,7 @@ fn can_be_id_mapped(path: &Path) -> bool {
 }
 
 /// The task's hard limits: quota and memory where the definition gives them, else the sum of weights.
-pub fn limits(task: &TaskSpec) -> LinuxResources {
+pub fn limits(task: &TaskSpec, pids: u32) -> LinuxResources {
     let cpu = match task.cpu_units {
         Some(units) => serde_json::json!({
             "quota": u64::from(units) * CPU_PERIOD_US / UNITS_PER_CPU, "period": CPU_PERIOD_US,
@@ -155,7 +155,7 @@ pub fn limits(task: &TaskSpec) -> LinuxResources {
         let bytes = u64::from(mib) << 20;
         serde_json::json!({ "limit": bytes, "swap": bytes })
     });
-    let mut resources = serde_json::json!({ "cpu": cpu });
+    let mut resources = serde_json::json!({ "cpu": cpu, "pids": { "limit": pids } });
     if let Some(memory) = memory {
         resources["memory"] = memory;
     }
@@ -165,6 +165,8 @@ pub fn limits(task: &TaskSpec) -> LinuxResources {
 
 /// What a task is made of besides its definition.
 pub struct Parts<'a, S> {
+    /// Processes and threads that it may have.
+    pub pids_limit: u32,
     /// Its id.
     pub id: &'a TaskId,
     /// What is to run.
@@ -186,7 +188,7 @@ pub async fn provision<S: Sandbox>(parts: Parts<'_, S>) -> Result<Vec<Image>, Pr
     let sandbox = async {
         let network = matches!(parts.spec.network_mode, NetworkMode::Bridge | NetworkMode::Awsvpc);
         let shared = Shared { user_base: parts.user_base, network };
-        parts.sandbox.prepare(shared, &limits(parts.spec)).await.map_err(ProvisionError::from)
+        parts.sandbox.prepare(shared, &limits(parts.spec, parts.pids_limit)).await.map_err(ProvisionError::from)
     };
     let pulls =
         try_join_all(parts.spec.containers.iter().enumerate().map(|(index, container)| pull(&parts, index, container)));
@@ -313,7 +315,7 @@ mod tests {
             });
             definition::check(&serde_json::from_value(json).unwrap()).unwrap()
         };
-        let quota = |cpu| limits(&spec(cpu)).cpu().as_ref().and_then(|cpu| cpu.quota());
+        let quota = |cpu| limits(&spec(cpu), 16).cpu().as_ref().and_then(|cpu| cpu.quota());
         assert_eq!((quota(Some("256")), quota(None)), (Some(25_000), None));
     }
 }
