@@ -58,7 +58,9 @@ fn description(host: &ContainerInstance, now: f64) -> String {
         .iter()
         .map(|all| {
             let left = host.remaining_resources.iter().find(|left| left.name == all.name);
-            [word(&all.name), left.map(amount).unwrap_or_default(), amount(all)]
+            // ECS lists the ports that are taken: what is left of them are all others.
+            let of = if all.string_set_value.is_empty() { amount(all) } else { String::new() };
+            [word(&all.name), left.map(amount).unwrap_or_default(), of]
         })
         .collect();
     if !rows.is_empty() {
@@ -90,7 +92,7 @@ fn amount(resource: &Resource) -> String {
     } else if resource.string_set_value.is_empty() {
         "none".to_owned()
     } else {
-        text::plain(&resource.string_set_value.join(","))
+        format!("all but {}", text::plain(&resource.string_set_value.join(", ")))
     }
 }
 
