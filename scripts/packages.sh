@@ -7,7 +7,7 @@ packages=(
   "$@"
   build-essential pkg-config libseccomp-dev       # to build
   busybox-static mmdebstrap skopeo umoci jq        # to make images
-  docker-registry apache2-utils                    # a registry to pull from
+  docker-registry apache2-utils openssl            # a registry to pull from
   iproute2 nftables util-linux procps python3-venv # to look from outside
 )
 

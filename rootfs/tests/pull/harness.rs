@@ -157,11 +157,24 @@ pub(crate) struct Registry {
 impl Registry {
     /// `htpasswd`: a line of that file's form, for a registry that wants basic authentication.
     pub(crate) fn start(htpasswd: Option<&str>) -> Self {
+        Self::start_with(htpasswd, "")
+    }
+
+    /// One that speaks TLS, with `server.pem` and `server.key` of `certificates`.
+    pub(crate) fn start_tls(certificates: &Path) -> Self {
+        let file = |name: &str| certificates.join(name).display().to_string();
+        Self::start_with(
+            None,
+            &format!("  tls: {{certificate: {}, key: {}}}\n", file("server.pem"), file("server.key")),
+        )
+    }
+
+    fn start_with(htpasswd: Option<&str>, http: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let host = format!("127.0.0.1:{port}");
         let mut config = format!(
-            "version: 0.1\nlog: {{level: error}}\nstorage:\n  filesystem: {{rootdirectory: {}}}\nhttp:\n  addr: {host}\n",
+            "version: 0.1\nlog: {{level: error}}\nstorage:\n  filesystem: {{rootdirectory: {}}}\nhttp:\n  addr: {host}\n{http}",
             dir.path().join("data").display()
         );
         if let Some(line) = htpasswd {

@@ -159,3 +159,45 @@ async fn a_registry_with_passwords_lets_in_who_has_one() {
     let image = images.pull(&reference, None, |_| {}).await.unwrap();
     assert_eq!(fs::read(images.layers(&image)[0].join("a")).unwrap(), b"1");
 }
+
+/// A certificate authority of our own, and a certificate of it for 127.0.0.1.
+fn make_certificates(directory: &Path) {
+    let file = |name: &str| directory.join(name).display().to_string();
+    put(&directory.join("names"), b"subjectAltName=IP:127.0.0.1\n");
+    let key =
+        ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=neargate test", "-keyout"];
+    let request = |last: &[&str]| {
+        let last: Vec<String> =
+            last.iter().map(|word| if word.contains('.') { file(word) } else { (*word).to_owned() }).collect();
+        let words: Vec<&str> = ["req"].into_iter().chain(key).chain(last.iter().map(String::as_str)).collect();
+        run("openssl", &words);
+    };
+    request(&["ca.key", "-x509", "-days", "2", "-out", "ca.pem"]);
+    request(&["server.key", "-out", "server.csr"]);
+    let (csr, ca, ca_key, names, server) =
+        (file("server.csr"), file("ca.pem"), file("ca.key"), file("names"), file("server.pem"));
+    let sign = ["x509", "-req", "-days", "2", "-CAcreateserial", "-in", &csr, "-CA", &ca, "-CAkey", &ca_key];
+    run("openssl", &[&sign[..], &["-extfile", &names, "-out", &server]].concat());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_proves_who_it_is() {
+    let (layout, certificates, others) =
+        (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    make_certificates(certificates.path());
+    make_certificates(others.path());
+    let registry = Registry::start_tls(certificates.path());
+    let local = Made::new(vec![Layer::gzip(files(&[("a", b"1")]))]).write(layout.path(), "v1");
+    let reference = registry.push(&local, "app:v1", &[]);
+    let trusting = |authority: &Path| {
+        let registry_config = RegistryConfig { ca_file: Some(authority.join("ca.pem")), ..RegistryConfig::default() };
+        Config { registries: [(registry.host.clone(), registry_config)].into(), ..Config::default() }
+    };
+    let (dir, images) = store(trusting(others.path()));
+    let error = images.pull(&reference, None, |_| {}).await.unwrap_err();
+    assert!(matches!(error, PullError::Network { .. }), "{error:?}");
+    assert_eq!((layers_on_disk(&dir), images.list().unwrap().len()), (0, 0));
+    let (_dir, images) = store(trusting(certificates.path()));
+    let image = images.pull(&reference, None, |_| {}).await.unwrap();
+    assert_eq!(fs::read(images.layers(&image)[0].join("a")).unwrap(), b"1");
+}
