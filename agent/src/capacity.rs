@@ -133,11 +133,10 @@ impl Ledger {
                 for passed in self.waiting.iter_mut().take(index) {
                     passed.passed += 1;
                 }
-            } else if self.waiting[index].passed >= MAX_PASSED {
-                break;
             } else {
                 index += 1;
             }
+            // Nobody passes one that has been passed often enough.
             if self.waiting.iter().take(index).any(|waiting| waiting.passed >= MAX_PASSED) {
                 break;
             }
