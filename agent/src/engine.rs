@@ -134,6 +134,8 @@ pub(crate) struct Shared {
     ledger: Mutex<Ledger>,
     admissions: Mutex<HashMap<TaskId, oneshot::Sender<()>>>,
     slots: Mutex<UserSlots>,
+    /// Tasks whose last change could not be stored, to be tried again.
+    unsaved: Mutex<BTreeSet<TaskId>>,
     tasks: Mutex<BTreeMap<TaskId, Handle>>,
     definitions: Mutex<BTreeMap<(String, i32), TaskDefinition>>,
     host: Mutex<ContainerInstance>,
@@ -284,6 +286,10 @@ impl Shared {
         } else {
             wanted.iter().filter_map(|id| tasks.get_key_value(id)).map(record).collect()
         }
+    }
+
+    pub(crate) fn unsaved(&self) -> MutexGuard<'_, BTreeSet<TaskId>> {
+        lock(&self.unsaved)
     }
 
     pub(crate) fn user_slots(&self) -> MutexGuard<'_, UserSlots> {

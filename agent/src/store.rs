@@ -3,10 +3,11 @@
 //! byte. All methods block on the disk.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use prost::Message;
 use proto::v1::{ContainerInstance, TaskDefinition};
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 
 use crate::identity::TaskId;
 use crate::task::TaskRecord;
@@ -51,6 +52,12 @@ pub enum StoreError {
     },
 }
 
+impl StoreError {
+    fn is_io(&self) -> bool {
+        matches!(self, StoreError::Transaction(error) if matches!(**error, redb::Error::Io(_) | redb::Error::PreviousIo))
+    }
+}
+
 fn transaction(error: impl Into<redb::Error>) -> StoreError {
     StoreError::Transaction(Box::new(error.into()))
 }
@@ -69,55 +76,74 @@ pub struct TokenRecord {
 /// The agent's database.
 #[derive(Debug)]
 pub struct Store {
-    database: Database,
+    path: PathBuf,
+    /// Absent after an I/O error, as of a full disk: redb refuses everything then until the file is opened anew.
+    database: Mutex<Option<Database>>,
 }
 
 impl Store {
     /// Opens or makes the file.
     pub fn open(path: &Path) -> Result<Store, StoreError> {
-        let failed = |source: redb::Error| StoreError::Open { path: path.to_owned(), source: Box::new(source) };
-        let database = Database::create(path).map_err(|error| failed(error.into()))?;
-        let write = database.begin_write().map_err(|error| failed(error.into()))?;
-        for made in [write.open_table(TASKS).map(drop), write.open_table(TOKENS).map(drop)] {
-            made.map_err(|error| failed(error.into()))?;
+        Ok(Store { path: path.to_owned(), database: Mutex::new(Some(open(path)?)) })
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let mut database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        let opened = match database.take() {
+            Some(opened) => opened,
+            None => open(&self.path)?,
+        };
+        let result = work(&opened);
+        if !result.as_ref().is_err_and(StoreError::is_io) {
+            *database = Some(opened);
         }
-        write.open_table(DEFINITIONS).map_err(|error| failed(error.into()))?;
-        write.open_table(HOST).map_err(|error| failed(error.into()))?;
-        write.commit().map_err(|error| failed(error.into()))?;
-        Ok(Store { database })
+        result
+    }
+
+    fn read<T>(&self, work: impl FnOnce(&ReadTransaction) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        self.with(|database| work(&database.begin_read().map_err(transaction)?))
+    }
+
+    fn write(&self, work: impl FnOnce(&WriteTransaction) -> Result<(), StoreError>) -> Result<(), StoreError> {
+        self.with(|database| {
+            let write = database.begin_write().map_err(transaction)?;
+            work(&write)?;
+            write.commit().map_err(transaction)
+        })
     }
 
     /// All definitions, by family and revision.
     pub fn definitions(&self) -> Result<Vec<TaskDefinition>, StoreError> {
-        let read = self.database.begin_read().map_err(transaction)?;
-        let table = read.open_table(DEFINITIONS).map_err(transaction)?;
-        let rows = table.iter().map_err(transaction)?;
-        rows.map(|row| decode("task definition", row.map_err(transaction)?.1.value())).collect()
+        self.read(|read| {
+            let table = read.open_table(DEFINITIONS).map_err(transaction)?;
+            let rows = table.iter().map_err(transaction)?;
+            rows.map(|row| decode("task definition", row.map_err(transaction)?.1.value())).collect()
+        })
     }
 
     /// Adds or replaces a definition; its family and revision are its key.
     pub fn put_definition(&self, definition: &TaskDefinition) -> Result<(), StoreError> {
         let key = (definition.family(), definition.revision());
-        let write = self.database.begin_write().map_err(transaction)?;
-        let mut table = write.open_table(DEFINITIONS).map_err(transaction)?;
-        table.insert(key, encode(definition).as_slice()).map_err(transaction)?;
-        drop(table);
-        write.commit().map_err(transaction)
+        self.write(|write| {
+            let mut table = write.open_table(DEFINITIONS).map_err(transaction)?;
+            table.insert(key, encode(definition).as_slice()).map(drop).map_err(transaction)
+        })
     }
 
     /// All tasks of the cluster.
     pub fn tasks(&self, cluster: &str) -> Result<Vec<TaskRecord>, StoreError> {
-        let read = self.database.begin_read().map_err(transaction)?;
-        let table = read.open_table(TASKS).map_err(transaction)?;
-        let mut tasks = Vec::new();
-        for row in table.range((cluster, "")..).map_err(transaction)? {
-            let (key, value) = row.map_err(transaction)?;
-            if key.value().0 != cluster {
-                break;
+        self.read(|read| {
+            let table = read.open_table(TASKS).map_err(transaction)?;
+            let mut tasks = Vec::new();
+            for row in table.range((cluster, "")..).map_err(transaction)? {
+                let (key, value) = row.map_err(transaction)?;
+                if key.value().0 != cluster {
+                    break;
+                }
+                tasks.push(decode("task", value.value())?);
             }
-            tasks.push(decode("task", value.value())?);
-        }
-        Ok(tasks)
+            Ok(tasks)
+        })
     }
 
     /// Adds new tasks, and the token that made them, at once.
@@ -127,65 +153,87 @@ impl Store {
         tasks: &[(TaskId, TaskRecord)],
         token: Option<(&str, TokenRecord)>,
     ) -> Result<(), StoreError> {
-        let write = self.database.begin_write().map_err(transaction)?;
-        let mut table = write.open_table(TASKS).map_err(transaction)?;
-        for (id, record) in tasks {
-            table.insert((cluster, id.as_str()), encode(record).as_slice()).map_err(transaction)?;
-        }
-        drop(table);
-        if let Some((token, record)) = token {
-            let mut table = write.open_table(TOKENS).map_err(transaction)?;
-            table.insert((cluster, token), encode(&record).as_slice()).map_err(transaction)?;
-        }
-        write.commit().map_err(transaction)
+        self.write(|write| {
+            let mut table = write.open_table(TASKS).map_err(transaction)?;
+            for (id, record) in tasks {
+                table.insert((cluster, id.as_str()), encode(record).as_slice()).map_err(transaction)?;
+            }
+            if let Some((token, record)) = token {
+                let mut table = write.open_table(TOKENS).map_err(transaction)?;
+                table.insert((cluster, token), encode(&record).as_slice()).map_err(transaction)?;
+            }
+            Ok(())
+        })
     }
 
-    /// Replaces one task.
+    /// Replaces one task, unless what is stored has a later version: whoever saves again what could not be saved may
+    /// come late.
     pub fn put_task(&self, cluster: &str, id: &TaskId, record: &TaskRecord) -> Result<(), StoreError> {
-        self.add_tasks(cluster, &[(id.clone(), record.clone())], None)
+        let key = (cluster, id.as_str());
+        self.write(|write| {
+            let mut table = write.open_table(TASKS).map_err(transaction)?;
+            let stored = table.get(key).map_err(transaction)?;
+            let stored = stored.map(|stored| decode::<TaskRecord>("task", stored.value())).transpose()?;
+            if stored.is_some_and(|stored| stored.task.version() > record.task.version()) {
+                return Ok(());
+            }
+            table.insert(key, encode(record).as_slice()).map(drop).map_err(transaction)
+        })
     }
 
     /// Forgets tasks, and the tokens that stand for nothing else.
     pub fn remove_tasks(&self, cluster: &str, ids: &[TaskId]) -> Result<(), StoreError> {
-        let write = self.database.begin_write().map_err(transaction)?;
-        let mut table = write.open_table(TASKS).map_err(transaction)?;
-        for id in ids {
-            table.remove((cluster, id.as_str())).map_err(transaction)?;
-        }
-        drop(table);
-        let mut tokens = write.open_table(TOKENS).map_err(transaction)?;
-        let gone = |token: &TokenRecord| token.tasks.iter().all(|task| ids.iter().any(|id| id.as_str() == task));
-        tokens
-            .retain(|_, value| decode::<TokenRecord>("token", value).map_or(true, |token| !gone(&token)))
-            .map_err(transaction)?;
-        drop(tokens);
-        write.commit().map_err(transaction)
+        self.write(|write| {
+            let mut table = write.open_table(TASKS).map_err(transaction)?;
+            for id in ids {
+                table.remove((cluster, id.as_str())).map_err(transaction)?;
+            }
+            let mut tokens = write.open_table(TOKENS).map_err(transaction)?;
+            let gone = |token: &TokenRecord| token.tasks.iter().all(|task| ids.iter().any(|id| id.as_str() == task));
+            tokens
+                .retain(|_, value| decode::<TokenRecord>("token", value).map_or(true, |token| !gone(&token)))
+                .map_err(transaction)
+        })
     }
 
     /// What a client token stands for.
     pub fn token(&self, cluster: &str, token: &str) -> Result<Option<TokenRecord>, StoreError> {
-        let read = self.database.begin_read().map_err(transaction)?;
-        let table = read.open_table(TOKENS).map_err(transaction)?;
-        let value = table.get((cluster, token)).map_err(transaction)?;
-        value.map(|value| decode("token", value.value())).transpose()
+        self.read(|read| {
+            let table = read.open_table(TOKENS).map_err(transaction)?;
+            let value = table.get((cluster, token)).map_err(transaction)?;
+            value.map(|value| decode("token", value.value())).transpose()
+        })
     }
 
     /// The host's record, made at the first start.
     pub fn instance(&self) -> Result<Option<ContainerInstance>, StoreError> {
-        let read = self.database.begin_read().map_err(transaction)?;
-        let table = read.open_table(HOST).map_err(transaction)?;
-        let value = table.get(INSTANCE).map_err(transaction)?;
-        value.map(|value| decode("container instance", value.value())).transpose()
+        self.read(|read| {
+            let table = read.open_table(HOST).map_err(transaction)?;
+            let value = table.get(INSTANCE).map_err(transaction)?;
+            value.map(|value| decode("container instance", value.value())).transpose()
+        })
     }
 
     /// Replaces the host's record.
     pub fn put_instance(&self, instance: &ContainerInstance) -> Result<(), StoreError> {
-        let write = self.database.begin_write().map_err(transaction)?;
-        let mut table = write.open_table(HOST).map_err(transaction)?;
-        table.insert(INSTANCE, encode(instance).as_slice()).map_err(transaction)?;
-        drop(table);
-        write.commit().map_err(transaction)
+        self.write(|write| {
+            let mut table = write.open_table(HOST).map_err(transaction)?;
+            table.insert(INSTANCE, encode(instance).as_slice()).map(drop).map_err(transaction)
+        })
     }
+}
+
+fn open(path: &Path) -> Result<Database, StoreError> {
+    let failed = |source: redb::Error| StoreError::Open { path: path.to_owned(), source: Box::new(source) };
+    let database = Database::create(path).map_err(|error| failed(error.into()))?;
+    let write = database.begin_write().map_err(|error| failed(error.into()))?;
+    for made in [write.open_table(TASKS).map(drop), write.open_table(TOKENS).map(drop)] {
+        made.map_err(|error| failed(error.into()))?;
+    }
+    write.open_table(DEFINITIONS).map_err(|error| failed(error.into()))?;
+    write.open_table(HOST).map_err(|error| failed(error.into()))?;
+    write.commit().map_err(|error| failed(error.into()))?;
+    Ok(database)
 }
 
 fn encode(message: &impl Message) -> Vec<u8> {
@@ -204,6 +252,10 @@ fn decode<T: Message + Default>(what: &'static str, bytes: &[u8]) -> Result<T, S
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
+    use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
     use super::*;
 
     #[test]
@@ -225,6 +277,47 @@ mod tests {
         store.remove_tasks("default", &ids).unwrap();
         assert_eq!(store.token("default", "t").unwrap(), None);
         assert_eq!(store.tasks("other").unwrap().len(), 1);
+    }
+
+    fn versioned(version: i32) -> TaskRecord {
+        let mut record = TaskRecord::default();
+        record.task.version = Some(version);
+        record
+    }
+
+    #[test]
+    fn an_older_version_does_not_replace_a_later_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&directory.path().join("db")).unwrap();
+        let id = TaskId::random();
+        for version in [1, 3, 2] {
+            store.put_task("default", &id, &versioned(version)).unwrap();
+        }
+        assert_eq!(store.tasks("default").unwrap()[0].task.version(), 3);
+    }
+
+    #[test]
+    fn a_full_disk_is_got_over() {
+        let directory = tempfile::tempdir().unwrap();
+        mount(Some("tmpfs"), directory.path(), Some("tmpfs"), MsFlags::empty(), Some("size=8m")).unwrap();
+        let store = Store::open(&directory.path().join("db")).unwrap();
+        let id = TaskId::random();
+        store.put_task("default", &id, &versioned(1)).unwrap();
+        let fill = directory.path().join("fill");
+        let mut filling = std::fs::File::create(&fill).unwrap();
+        while filling.write_all(&[0; 4096]).is_ok() {}
+        // Until what the file had room for is used up.
+        let mut large = versioned(2);
+        large.task.stopped_reason = Some("x".repeat(100_000));
+        let another = || store.add_tasks("default", &[(TaskId::random(), large.clone())], None);
+        assert!((0..200).any(|_| another().is_err()), "the disk was not full");
+        assert!(another().is_err(), "it still is");
+        std::fs::remove_file(fill).unwrap();
+        drop(filling);
+        store.put_task("default", &id, &versioned(3)).unwrap();
+        let stored = store.tasks("default").unwrap();
+        umount2(directory.path(), MntFlags::MNT_DETACH).unwrap();
+        assert!(stored.iter().any(|record| record.task.version() == 3));
     }
 
     #[test]

@@ -91,6 +91,7 @@ pub fn run(args: &Args) -> Result<ExitCode, MonitorError> {
     let signals = watch_signals().map_err(kernel("watch for signals"))?;
     let listener = listen(&bundle)?;
     let log = Log::open(&args.log_file, args.log_max_size, args.log_max_files).map_err(file(&args.log_file))?;
+    protocol::reserve_record(&bundle, protocol::EXIT_FILE).map_err(file(&bundle))?;
     let place = Place { state_root: bundle.join("state"), bundle, id: &args.id };
     match place.start() {
         Ok(started) => place.look_after(started, listener, signals, log),
@@ -184,7 +185,7 @@ impl Place<'_> {
     /// Creates and starts the container. What fails is told in ECS's words, with docker's exit code where there is one.
     fn start(&self) -> Result<Started, (Failure, Option<i32>)> {
         let cannot_create = |error: &(dyn std::error::Error + 'static)| {
-            (Failure { kind: "CannotCreateContainerError".to_owned(), message: chain(error) }, None)
+            (Failure::new("CannotCreateContainerError", &chain(error)), None)
         };
         let bundle = Bundle::load(&self.bundle).map_err(|error| cannot_create(&error))?;
         // A monitor that was killed while it created may have left a state behind.
@@ -275,7 +276,7 @@ fn own_process() -> io::Result<ProcessRef> {
 fn created_start(created: Created) -> Result<Running, (Failure, Option<i32>)> {
     created.start().map_err(|error: StartError| {
         let exit_code = error.execute_errno().map(not_executed);
-        (Failure { kind: "CannotStartContainerError".to_owned(), message: chain(&error) }, exit_code)
+        (Failure::new("CannotStartContainerError", &chain(&error)), exit_code)
     })
 }
 

@@ -64,6 +64,7 @@ pub(super) fn open(config: Arc<Config>) -> Result<Shared, OpenError> {
         changes: watch::Sender::new(0),
         admissions: Mutex::default(),
         slots: Mutex::new(UserSlots::default()),
+        unsaved: Mutex::default(),
         tasks: Mutex::default(),
         definitions: Mutex::new(definitions),
         host: Mutex::new(known),

@@ -1,4 +1,5 @@
-//! Forgets what is old: disks of stopped tasks after hours, their records after days. Both are configuration.
+//! What is done now and then: forgets what is old (disks of stopped tasks after hours, their records after days, both are
+//! configuration), and saves what could not be saved.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +30,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
 }
 
 fn look(shared: &Shared) {
+    save_again(shared);
     let now = now();
     let history = &shared.config.history;
     let mut forgotten = Vec::new();
@@ -56,6 +58,21 @@ fn look(shared: &Shared) {
             }
         }
         Err(error) => tracing::error!(error = chain(&error), "old tasks could not be forgotten"),
+    }
+}
+
+/// The store keeps the later version where a driver saves meanwhile.
+fn save_again(shared: &Shared) {
+    let unsaved: Vec<TaskId> = shared.unsaved().iter().cloned().collect();
+    for id in unsaved {
+        // Before it is saved: a driver that fails to save meanwhile puts it back.
+        shared.unsaved().remove(&id);
+        for (id, record) in shared.records(std::slice::from_ref(&id)) {
+            if let Err(error) = shared.store.put_task(shared.names.cluster(), &id, &record) {
+                tracing::warn!(task = %id, error = chain(&error), "the task's record still cannot be saved");
+                shared.unsaved().insert(id);
+            }
+        }
     }
 }
 

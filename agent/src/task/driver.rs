@@ -265,11 +265,12 @@ impl<S: Sandbox + Clone> Driver<S> {
         let (shared, id, record) = (self.shared.clone(), self.id.clone(), self.record.clone());
         let saved =
             tokio::task::spawn_blocking(move || shared.store.put_task(shared.names.cluster(), &id, &record)).await;
-        if let Ok(Err(error)) = saved {
-            // The task goes on: what runs is worth more than the record, and the next change saves it whole.
-            tracing::error!(task = %self.id, error = chain(&error), "the task's record could not be saved");
-        }
         self.publish.send_replace(Arc::new(self.record.clone()));
+        if let Ok(Err(error)) = saved {
+            tracing::error!(task = %self.id, error = chain(&error), "the task's record could not be saved");
+            // The task goes on: what runs is worth more than the record. What was published is saved later.
+            self.shared.unsaved().insert(self.id.clone());
+        }
         self.shared.changed();
     }
 }

@@ -5,8 +5,10 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
 use oci_spec::runtime::Process;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -17,6 +19,10 @@ use crate::process::ProcessRef;
 pub const FORMAT: u32 = 1;
 /// Largest payload of a frame, bytes.
 pub const MAX_PAYLOAD: usize = 64 * 1024;
+/// Longest message of a failure, characters; ECS cuts reasons there.
+const MAX_MESSAGE: usize = 1024;
+/// Room for a record, bytes: a message in JSON, at six bytes a character, and as much again as the rest can be.
+const RECORD_BYTES: u16 = 8 * 1024;
 /// Type and length.
 const HEADER: usize = 5;
 /// Exit status of a monitor that finds another one at work on its bundle.
@@ -73,6 +79,13 @@ pub struct Failure {
     pub kind: String,
     /// For people.
     pub message: String,
+}
+
+impl Failure {
+    /// A failure whose message is cut where it is too long to be kept.
+    pub fn new(kind: &str, message: &str) -> Failure {
+        Failure { kind: kind.to_owned(), message: message.chars().take(MAX_MESSAGE).collect() }
+    }
 }
 
 /// The one line on the monitor's stdout.
@@ -214,14 +227,35 @@ pub fn read_record<T: DeserializeOwned>(directory: &Path, file: &str) -> io::Res
     Ok(Some(serde_json::from_slice(&bytes)?))
 }
 
+/// Takes the room that [`write_record`] will need for this record, as the disk may be full by then.
+pub fn reserve_record(directory: &Path, file: &str) -> io::Result<()> {
+    let mut open = open_temporary(&temporary(directory, file))?;
+    match fallocate(&open, FallocateFlags::empty(), 0, RECORD_BYTES.into()) {
+        // A file system without it, such as NFS before 4.2, takes room for what is written.
+        Err(Errno::EOPNOTSUPP) => open.write_all(&[0; RECORD_BYTES as usize]),
+        other => Ok(other?),
+    }
+}
+
 /// Writes a record so that it is there whole or not at all, and on disk when this returns.
 pub fn write_record(directory: &Path, file: &str, record: &impl Serialize) -> io::Result<()> {
-    let temporary = directory.join(format!(".{file}.new"));
-    let mut open = fs::File::create(&temporary)?;
-    open.write_all(&serde_json::to_vec(record)?)?;
+    let temporary = temporary(directory, file);
+    let bytes = serde_json::to_vec(record)?;
+    // Not truncated before it is written: that would give away what was reserved.
+    let mut open = open_temporary(&temporary)?;
+    open.write_all(&bytes)?;
+    open.set_len(bytes.len() as u64)?;
     open.sync_all()?;
     fs::rename(&temporary, directory.join(file))?;
     fs::File::open(directory)?.sync_all()
+}
+
+fn temporary(directory: &Path, file: &str) -> PathBuf {
+    directory.join(format!(".{file}.new"))
+}
+
+fn open_temporary(path: &Path) -> io::Result<fs::File> {
+    fs::OpenOptions::new().write(true).create(true).truncate(false).open(path)
 }
 
 #[cfg(test)]

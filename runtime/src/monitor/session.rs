@@ -238,7 +238,7 @@ impl Client {
     }
 
     fn refuse(&mut self, kind: &str, error: &(dyn std::error::Error + 'static)) {
-        let failure = Failure { kind: kind.to_owned(), message: chain(error) };
+        let failure = Failure::new(kind, &chain(error));
         self.queue(Kind::Failed, &serde_json::to_vec(&failure).unwrap_or_default());
         self.finished = true;
     }

@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_neargate-runtime");
-const APPLETS: [&str; 16] = [
+const APPLETS: [&str; 17] = [
     "sh", "id", "ls", "cat", "mount", "sleep", "true", "hostname", "stat", "touch", "grep", "echo", "tty", "readlink",
-    "mkdir", "wc",
+    "mkdir", "wc", "dd",
 ];
 
 /// A container's bundle with its own state root; both are removed with everything that runs at the end.

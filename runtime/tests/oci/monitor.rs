@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use runtime::monitor::protocol::{
@@ -287,6 +288,31 @@ fn a_killed_monitor_takes_the_container_along_and_leaves_no_exit() {
     assert_eq!(monitor.process.wait().unwrap().signal(), Some(9));
     eventually("the container outlives its monitor", || !init.is_alive());
     assert_eq!(protocol::read_record::<ExitRecord>(bundle.path(), EXIT_FILE).unwrap(), None);
+}
+
+#[test]
+fn an_exit_is_recorded_though_the_disk_is_full() {
+    let mut bundle = TestBundle::new("echo before; dd if=/dev/zero of=/disk/fill bs=4096; echo after; exit 5");
+    // The bundle's own file system is the one that the container fills.
+    let small = bundle.path().join("small");
+    fs::create_dir(&small).unwrap();
+    let options = Some("size=4m");
+    mount(Some("tmpfs"), &small, Some("tmpfs"), MsFlags::empty(), options).unwrap();
+    let rootfs = bundle.rootfs();
+    bundle.config["root"]["path"] = json!(rootfs);
+    bundle.mount(json!({"destination": "/disk", "type": "bind", "source": small, "options": ["rbind"]}));
+    let mut config = fs::File::create(small.join("config.json")).unwrap();
+    config.write_all(bundle.config.to_string().as_bytes()).unwrap();
+    let log = small.join("c.log");
+    let arguments =
+        ["monitor", "--bundle", small.to_str().unwrap(), "--id", &bundle.id, "--log-file", log.to_str().unwrap()];
+    let output = bundle.runtime(&arguments).output().unwrap();
+    let exit = protocol::read_record::<ExitRecord>(&small, EXIT_FILE);
+    let lines = fs::read_to_string(&log).unwrap();
+    umount2(&small, MntFlags::MNT_DETACH).unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(exit.unwrap().unwrap().exit_code, Some(5));
+    assert!(lines.contains("before"), "{lines}");
 }
 
 #[test]

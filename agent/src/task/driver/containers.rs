@@ -329,8 +329,9 @@ impl<S: Sandbox + Clone> Driver<S> {
                 Known::Stopped { exit_code: exit.exit_code, ran: exit.started_at.is_some() }
             }
             Ok(None) => {
-                tracing::warn!(task = %self.id, container = view.name(), "the container's monitor was killed; its exit code is lost");
-                view.reason = Some("ContainerVanishedError: the container's monitor was killed".to_owned());
+                tracing::warn!(task = %self.id, container = view.name(), "the container's monitor ended without a record; the exit code is lost");
+                view.reason =
+                    Some("ContainerVanishedError: the container's monitor ended without a record of it".to_owned());
                 Known::Stopped { exit_code: None, ran: true }
             }
             Err(error) => {
