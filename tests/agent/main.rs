@@ -6,6 +6,7 @@
 mod api;
 mod cli;
 mod kill9;
+mod leftovers;
 mod logs;
 mod run;
 mod stop;
