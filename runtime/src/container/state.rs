@@ -257,6 +257,8 @@ mod tests {
         let directory = Directory::make(root.path(), "a").unwrap();
         let own = ProcessRef::of(i32::try_from(std::process::id()).unwrap()).unwrap();
         let mut record = Record::new("a", Path::new("/b"), "/c", Status::Running { init: own, started_at: 1.5 });
+        // A moment whose last bit is lost when a parser only nearly rounds.
+        record.created_at = 1_795_472_390.955_449_3;
         directory.save(&record).unwrap();
         assert_eq!(directory.load().unwrap(), record);
         record.status = Status::Created { init: ProcessRef { start_time: 1, ..own } };
