@@ -87,7 +87,7 @@ pub trait Sandbox: Send + Sync + 'static {
         limits: &oci_spec::runtime::LinuxResources,
     ) -> impl Future<Output = Result<(), SandboxError>> + Send;
     /// Starts a container whose bundle is written.
-    fn start(&self, bundle: &Path, log: &Log) -> impl Future<Output = Result<Start, SandboxError>> + Send;
+    fn start(&self, bundle: &Path, how: &Supervision) -> impl Future<Output = Result<Start, SandboxError>> + Send;
     /// Tells what is there of a container that an earlier agent may have started.
     fn find(&self, bundle: &Path) -> impl Future<Output = Result<Found, SandboxError>> + Send;
     /// Returns when a container that runs has ended; None when how is lost.
@@ -96,6 +96,17 @@ pub trait Sandbox: Send + Sync + 'static {
     fn signal(&self, bundle: &Path, signal: i32) -> impl Future<Output = Result<(), SandboxError>> + Send;
     /// Ends all that is left of the task and removes namespaces, cgroup and bundles. Repeating it is success.
     fn destroy(&self) -> impl Future<Output = Result<(), SandboxError>> + Send;
+}
+
+/// How a container's program is run and what becomes of its streams.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Supervision {
+    /// Where its output goes.
+    pub log: Log,
+    /// It runs below an init that reaps and forwards signals.
+    pub init: bool,
+    /// Its stdin stays open.
+    pub interactive: bool,
 }
 
 /// Where a container's output goes.

@@ -47,6 +47,7 @@ pub fn check(request: &RegisterTaskDefinitionRequest) -> Result<TaskSpec, Vec<Pr
         let path = format!("containerDefinitions[{index}]");
         containers.push(container::check(&mut problems, &path, definition, network_mode));
     }
+    volumes::inherit(&mut problems, &mut containers);
     let task = TaskSpec {
         family,
         network_mode,

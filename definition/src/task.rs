@@ -2,6 +2,7 @@
 //! unit in its name. Made only by [`crate::check`]; not stored, not sent.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 /// A checked task definition, overrides of RunTask applied.
 #[derive(Debug, Clone, PartialEq)]
@@ -71,6 +72,65 @@ pub struct ContainerSpec {
     pub ulimits: BTreeMap<String, (u64, u64)>,
     /// How its output is kept.
     pub log: LogSpec,
+    /// Name inside; derived from the task's id when absent.
+    pub hostname: Option<String>,
+    /// Further lines of /etc/hosts: (address, name).
+    pub extra_hosts: Vec<(IpAddr, String)>,
+    /// Devices of the host.
+    pub devices: Vec<DeviceSpec>,
+    /// A small init as pid 1 that reaps and forwards signals.
+    pub init_process: bool,
+    /// Size of /dev/shm in MiB; docker's 64 when absent.
+    pub shared_memory_mib: Option<u32>,
+    /// File systems in memory.
+    pub tmpfs: Vec<TmpfsSpec>,
+    /// Swap in MiB beyond `memory_mib`; none when absent.
+    pub max_swap_mib: Option<u32>,
+    /// How readily its memory is swapped, 0 to 100; only with `max_swap_mib`.
+    pub swappiness: Option<u8>,
+    /// sysctl names, dotted, and values; only such as belong to a namespace.
+    pub system_controls: BTreeMap<String, String>,
+    /// Kept with the container, not interpreted.
+    pub labels: BTreeMap<String, String>,
+    /// no_new_privs is set.
+    pub no_new_privileges: bool,
+    /// stdin is a pipe that stays open, not /dev/null.
+    pub interactive: bool,
+    /// stdio is a terminal.
+    pub pseudo_terminal: bool,
+    /// Mounts of these containers appear too; `mount_points` has them already.
+    pub volumes_from: Vec<VolumesFrom>,
+}
+
+/// A device of the host inside a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceSpec {
+    /// A device node of the host.
+    pub host_path: String,
+    /// Where it appears.
+    pub container_path: String,
+    /// Of `r`, `w`, `m`: what the container may do with it.
+    pub access: String,
+}
+
+/// A tmpfs of a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TmpfsSpec {
+    /// Absolute path in the container.
+    pub container_path: String,
+    /// MiB.
+    pub size_mib: u32,
+    /// Options of mount(8), all known.
+    pub options: Vec<String>,
+}
+
+/// `volumesFrom` of a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumesFrom {
+    /// Another container of the same task.
+    pub container: String,
+    /// Its mounts appear read-only here.
+    pub read_only: bool,
 }
 
 impl ContainerSpec {

@@ -129,6 +129,11 @@ enum Version {
     V2,
 }
 
+/// Whether the host has cgroup v2 alone.
+pub fn is_v2() -> bool {
+    hierarchies::is_cgroup2_unified_mode()
+}
+
 impl Cgroup {
     /// Makes the group, parents included, and limits it. On failure nothing of it is left.
     pub fn create(path: &str, resources: &LinuxResources) -> Result<Cgroup, CgroupError> {
@@ -160,7 +165,7 @@ impl Cgroup {
         if relative.is_empty() || relative.split('/').any(|part| matches!(part, "" | "." | "..")) {
             return Err(CgroupError::Path { path: path.to_owned() });
         }
-        let version = if hierarchies::is_cgroup2_unified_mode() { Version::V2 } else { Version::V1 };
+        let version = if is_v2() { Version::V2 } else { Version::V1 };
         Ok(Cgroup { path: relative.to_owned(), version })
     }
 

@@ -23,6 +23,7 @@ use crate::namespaces::{Namespaces, User, user};
 use crate::process::procfs::Procfs;
 use crate::process::settings::Settings;
 use crate::process::user::Identity;
+use crate::sys::title::Arguments;
 use crate::sys::{close_range, keyctl, signals, unix_socket, uts};
 use channel::{Channel, Message};
 use failure::{Context, Failure, Step};
@@ -31,6 +32,7 @@ use stdio::ChildStdio;
 pub mod channel;
 pub mod cloning;
 pub mod failure;
+mod reaper;
 pub mod stdio;
 
 /// Everything that init needs, made ready before the clone.
@@ -62,6 +64,15 @@ pub struct Setup {
     pub preserve_fds: u32,
     /// Who releases the init.
     pub release: Release,
+    /// Stay pid 1 and look after the user's process.
+    pub reaper: Option<Reaper>,
+}
+
+/// What the reaper has to know.
+#[derive(Debug)]
+pub struct Reaper {
+    /// Where the command line is, which would tell the container of paths of the host.
+    pub arguments: Option<Arguments>,
 }
 
 /// How a parked init is told to go on.
@@ -128,7 +139,12 @@ fn steps(setup: &Setup, channel: &mut Channel) -> Result<Infallible, Failure> {
     run_hooks(setup, &setup.start_container)?;
     setup.settings.seal()?;
     finish(setup.preserve_fds)?;
-    setup.settings.execute(&identity.home)
+    match &setup.reaper {
+        None => setup.settings.execute(&identity.home),
+        Some(reaper) => reaper::run(reaper.arguments.as_ref(), channel, setup.stdio.is_terminal(), || {
+            setup.settings.execute(&identity.home)
+        }),
+    }
 }
 
 /// The container must not even hold descriptors of the host while it is being set up.

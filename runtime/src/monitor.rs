@@ -42,7 +42,7 @@ mod session;
 const EXIT_NOT_FOUND: i32 = 127;
 const EXIT_NOT_EXECUTABLE: i32 = 126;
 /// Shells add this to the number of the signal that ended a process.
-const SIGNALLED: i32 = 128;
+pub(crate) const SIGNALLED: i32 = 128;
 
 /// What to look after.
 #[derive(Debug, clap::Args)]
@@ -62,6 +62,12 @@ pub struct Args {
     /// Files to keep, the current one included
     #[arg(long, value_name = "N", default_value_t = 3)]
     pub log_max_files: u32,
+    /// Run the program below an init that reaps and forwards signals
+    #[arg(long)]
+    pub init: bool,
+    /// Keep the program's stdin open
+    #[arg(long)]
+    pub interactive: bool,
 }
 
 /// Why a monitor could not do its work. What is wrong with the container itself is in the exit record instead.
@@ -92,7 +98,7 @@ pub fn run(args: &Args) -> Result<ExitCode, MonitorError> {
     let listener = listen(&bundle)?;
     let log = Log::open(&args.log_file, args.log_max_size, args.log_max_files).map_err(file(&args.log_file))?;
     protocol::reserve_record(&bundle, protocol::EXIT_FILE).map_err(file(&bundle))?;
-    let place = Place { state_root: bundle.join("state"), bundle, id: &args.id };
+    let place = Place { state_root: bundle.join("state"), bundle, args };
     match place.start() {
         Ok(started) => place.look_after(started, listener, signals, log),
         Err((failure, exit_code)) => {
@@ -160,7 +166,7 @@ fn tell(ready: &Ready) {
 struct Place<'a> {
     bundle: PathBuf,
     state_root: PathBuf,
-    id: &'a str,
+    args: &'a Args,
 }
 
 /// A container whose program runs.
@@ -170,15 +176,29 @@ struct Started {
     record: MonitorRecord,
     /// Read ends of its output; the terminal's master is an output too.
     outputs: Vec<(log::Stream, OwnedFd)>,
+    /// The other end of its stdin, where that is to stay open.
+    _stdin: Option<OwnedFd>,
 }
 
 /// The container's side of its standard descriptors, and ours.
-fn pipes() -> Result<(Stdio, Vec<(log::Stream, OwnedFd)>), MonitorError> {
+struct Pipes {
+    theirs: Stdio,
+    outputs: Vec<(log::Stream, OwnedFd)>,
+    stdin: Option<OwnedFd>,
+}
+
+fn pipes(interactive: bool) -> Result<Pipes, MonitorError> {
     let null = Path::new("/dev/null");
-    let stdin = File::open(null).map_err(file(null))?.into();
+    let (stdin, open) = if interactive {
+        let (read, write) = pipe2(OFlag::O_CLOEXEC).map_err(kernel("make a pipe"))?;
+        (read, Some(write))
+    } else {
+        (File::open(null).map_err(file(null))?.into(), None)
+    };
     let (out_read, stdout) = pipe2(OFlag::O_CLOEXEC).map_err(kernel("make a pipe"))?;
     let (err_read, stderr) = pipe2(OFlag::O_CLOEXEC).map_err(kernel("make a pipe"))?;
-    Ok((Stdio::Fds { stdin, stdout, stderr }, vec![(log::Stream::Stdout, out_read), (log::Stream::Stderr, err_read)]))
+    let outputs = vec![(log::Stream::Stdout, out_read), (log::Stream::Stderr, err_read)];
+    Ok(Pipes { theirs: Stdio::Fds { stdin, stdout, stderr }, outputs, stdin: open })
 }
 
 impl Place<'_> {
@@ -189,17 +209,21 @@ impl Place<'_> {
         };
         let bundle = Bundle::load(&self.bundle).map_err(|error| cannot_create(&error))?;
         // A monitor that was killed while it created may have left a state behind.
-        container::delete(&self.state_root, self.id, true).map_err(|error| cannot_create(&error))?;
+        container::delete(&self.state_root, &self.args.id, true).map_err(|error| cannot_create(&error))?;
         let terminal = bundle.config.process().as_ref().and_then(|process| process.terminal()).unwrap_or(false);
-        let (stdio, mut outputs) =
-            if terminal { (Stdio::Terminal, Vec::new()) } else { pipes().map_err(|error| cannot_create(&error))? };
+        let Pipes { theirs: stdio, mut outputs, stdin } = if terminal {
+            Pipes { theirs: Stdio::Terminal, outputs: Vec::new(), stdin: None }
+        } else {
+            pipes(self.args.interactive).map_err(|error| cannot_create(&error))?
+        };
         let mut created = create(CreateRequest {
-            id: self.id,
+            id: &self.args.id,
             bundle: &self.bundle,
             state_root: &self.state_root,
             stdio,
             preserve_fds: 0,
             supervision: Supervision::Monitored,
+            reaper: self.args.init,
         })
         .map_err(|error| cannot_create(&error))?;
         outputs.extend(created.take_console().map(|console| (log::Stream::Stdout, console)));
@@ -207,12 +231,12 @@ impl Place<'_> {
         let running = created_start(created).inspect_err(|_| {
             // The init has ended or is about to; the error is what counts.
             let _ = nix::sys::wait::waitpid(Pid::from_raw(init.pid), None);
-            let _ = container::delete(&self.state_root, self.id, true);
+            let _ = container::delete(&self.state_root, &self.args.id, true);
         })?;
         let monitor = own_process().map_err(|error| cannot_create(&error))?;
         let record = MonitorRecord { format: protocol::FORMAT, monitor, init, started_at: now() };
-        let target = ExecTarget::new(init, self.id, &bundle.config);
-        Ok(Started { running, target, record, outputs })
+        let target = ExecTarget::new(init, &self.args.id, &bundle.config);
+        Ok(Started { running, target, record, outputs, _stdin: stdin })
     }
 
     fn look_after(
@@ -253,7 +277,7 @@ impl Place<'_> {
         if let Err(error) = emptied {
             complain(&error);
         }
-        if let Err(error) = container::delete(&self.state_root, self.id, true) {
+        if let Err(error) = container::delete(&self.state_root, &self.args.id, true) {
             complain(&error);
         }
         Ok(ExitCode::SUCCESS)

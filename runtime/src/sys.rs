@@ -4,6 +4,7 @@
 
 pub mod clone3;
 pub mod close_range;
+pub mod fork;
 pub mod keyctl;
 pub mod loopback;
 pub mod memory;
@@ -13,5 +14,6 @@ pub mod prlimit;
 pub mod seccomp;
 pub mod signals;
 pub mod terminal;
+pub mod title;
 pub mod unix_socket;
 pub mod uts;

@@ -5,6 +5,7 @@
 
 mod api;
 mod cli;
+mod fields;
 mod kill9;
 mod leftovers;
 mod logs;

@@ -24,7 +24,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
 use tokio::sync::Mutex;
 
-use super::{Found, Log, Sandbox, SandboxError, Shared, Start};
+use super::{Found, Sandbox, SandboxError, Shared, Start, Supervision};
 use crate::identity::{cgroup_name, runtime_id};
 
 /// How often a restarted agent looks whether a monitor that holds its lock has written its record.
@@ -117,7 +117,7 @@ impl Host {
         Err(SandboxError::Runtime { command, message })
     }
 
-    fn monitor(&self, bundle: &Path, log: &Log, lock: File) -> Result<Command, SandboxError> {
+    fn monitor(&self, bundle: &Path, how: &Supervision, lock: File) -> Result<Command, SandboxError> {
         let words = bundle.join("monitor.log");
         let stderr = File::create(&words).map_err(file(&words))?;
         let mut command = Command::new(&self.runtime);
@@ -128,9 +128,11 @@ impl Host {
             .arg("--id")
             .arg(runtime_id(&name(&self.directory), &name(bundle)))
             .arg("--log-file")
-            .arg(&log.path)
-            .args(["--log-max-size", &log.max_size_bytes.to_string()])
-            .args(["--log-max-files", &log.max_files.to_string()])
+            .arg(&how.log.path)
+            .args(["--log-max-size", &how.log.max_size_bytes.to_string()])
+            .args(["--log-max-files", &how.log.max_files.to_string()])
+            .args(how.init.then_some("--init"))
+            .args(how.interactive.then_some("--interactive"))
             .stdin(lock)
             .stdout(Stdio::piped())
             .stderr(stderr)
@@ -175,7 +177,7 @@ impl Sandbox for Host {
         }
     }
 
-    async fn start(&self, bundle: &Path, log: &Log) -> Result<Start, SandboxError> {
+    async fn start(&self, bundle: &Path, how: &Supervision) -> Result<Start, SandboxError> {
         let execute = |source| SandboxError::Execute { path: self.runtime.clone(), source };
         let path = bundle.join(START_LOCK);
         let lock = open_lock(&path)?;
@@ -184,7 +186,7 @@ impl Sandbox for Host {
             Err(TryLockError::WouldBlock) => return self.started_before(bundle).await,
             Err(TryLockError::Error(source)) => return Err(file(&path)(source)),
         }
-        let mut monitor = self.monitor(bundle, log, lock)?.spawn().map_err(execute)?;
+        let mut monitor = self.monitor(bundle, how, lock)?.spawn().map_err(execute)?;
         let mut line = String::new();
         if let Some(stdout) = monitor.stdout.take() {
             BufReader::new(stdout).read_line(&mut line).await.map_err(execute)?;

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use definition::task::{ContainerSpec, NetworkMode, TaskSpec, VolumeSource};
+use definition::task::{ContainerSpec, NetworkMode, TaskSpec, TmpfsSpec, VolumeSource};
 use oci_spec::image::ImageConfiguration;
 use oci_spec::runtime::Spec;
 use runtime::bundle::RootfsRecord;
@@ -51,6 +51,15 @@ pub enum BundleError {
     /// The host's capabilities cannot be read.
     #[error("cannot tell the host's capabilities")]
     Capabilities(#[from] capabilities::CapabilityError),
+    /// A device that the definition names is none.
+    #[error("{path} is not a device of this host")]
+    NoDevice {
+        /// As in the definition.
+        path: String,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
     /// The host's devices cannot be listed.
     #[error("cannot list the host's devices")]
     Devices(#[source] io::Error),
@@ -97,11 +106,15 @@ pub fn config(
     let mut linux = json!({
         "namespaces": namespaces(task, around),
         "cgroupsPath": around.cgroup,
-        "resources": resources(container, around),
+        "resources": resources(container, around)?,
+        "sysctl": container.system_controls,
     });
+    let mut nodes = devices::configured(&container.devices)?;
     if container.privileged {
-        linux["devices"] = Value::Array(devices::of_host(Path::new("/dev")).map_err(BundleError::Devices)?);
-    } else {
+        nodes.extend(devices::of_host(Path::new("/dev")).map_err(BundleError::Devices)?);
+    }
+    linux["devices"] = Value::Array(nodes);
+    if !container.privileged {
         linux["maskedPaths"] = json!(MASKED);
         linux["readonlyPaths"] = json!(READ_ONLY);
         linux["seccomp"] = serde_json::to_value(runtime::seccomp::default_profile(&names))?;
@@ -112,6 +125,7 @@ pub fn config(
         "hostname": around.hostname,
         "process": process(container, image, &capabilities, around)?,
         "mounts": mounts(task, container, around),
+        "annotations": container.labels,
         "linux": linux,
     }))?)
 }
@@ -148,6 +162,9 @@ fn arguments(container: &ContainerSpec, image: &ImageConfiguration) -> Result<Ve
 fn environment(container: &ContainerSpec, image: &ImageConfiguration, hostname: &str) -> Vec<String> {
     let mut variables: Vec<(String, String)> =
         vec![("PATH".to_owned(), DEFAULT_PATH.to_owned()), ("HOSTNAME".to_owned(), hostname.to_owned())];
+    if container.pseudo_terminal {
+        variables.push(("TERM".to_owned(), "xterm".to_owned()));
+    }
     let of_image = image.config().as_ref().and_then(|config| config.env().clone()).unwrap_or_default();
     let of_image = of_image.iter().filter_map(|pair| pair.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned()));
     for (name, value) in of_image.chain(container.environment.iter().cloned()) {
@@ -188,6 +205,8 @@ fn process(
         // Names are looked up inside the container, by the runtime.
         "user": { "uid": 0, "gid": 0, "username": user.unwrap_or_else(|| "0".to_owned()) },
         "rlimits": limits,
+        "terminal": container.pseudo_terminal,
+        "noNewPrivileges": container.no_new_privileges,
         "capabilities": {
             "bounding": capabilities, "effective": capabilities, "permitted": capabilities,
             "inheritable": [], "ambient": [],
@@ -230,13 +249,17 @@ fn namespaces(task: &TaskSpec, around: &Surroundings<'_>) -> Vec<Value> {
     namespaces
 }
 
-fn resources(container: &ContainerSpec, around: &Surroundings<'_>) -> Value {
+fn resources(container: &ContainerSpec, around: &Surroundings<'_>) -> Result<Value, BundleError> {
     let mebibytes = |amount: u32| u64::from(amount) << 20;
     let mut resources = json!({ "cpu": { "shares": container.cpu_shares } });
     let mut memory = serde_json::Map::new();
     if let Some(limit) = container.memory_mib {
-        // Memory and swap together: no swap beyond the limit.
-        memory.extend([("limit".into(), json!(mebibytes(limit))), ("swap".into(), json!(mebibytes(limit)))]);
+        // The kernel counts memory and swap together: without a word of it there is no swap beyond the limit.
+        let both = mebibytes(limit) + mebibytes(container.max_swap_mib.unwrap_or(0));
+        memory.extend([("limit".into(), json!(mebibytes(limit))), ("swap".into(), json!(both))]);
+    }
+    if let Some(swappiness) = container.swappiness.filter(|_| !runtime::cgroup::is_v2()) {
+        memory.insert("swappiness".into(), json!(swappiness));
     }
     if let Some(reservation) = container.memory_reservation_mib {
         memory.insert("reservation".into(), json!(mebibytes(reservation)));
@@ -244,15 +267,16 @@ fn resources(container: &ContainerSpec, around: &Surroundings<'_>) -> Value {
     resources["memory"] = Value::Object(memory);
     // Inside a user namespace no device can be made, and only the nodes that are bound in can be opened.
     if !around.user_namespace {
-        resources["devices"] = if container.privileged { devices::all_rules() } else { devices::default_rules() };
+        resources["devices"] =
+            if container.privileged { devices::all_rules() } else { devices::rules(&container.devices)? };
     }
-    resources
+    Ok(resources)
 }
 
 fn mounts(task: &TaskSpec, container: &ContainerSpec, around: &Surroundings<'_>) -> Vec<Value> {
     let mount = |destination: &str, kind: &str, source: &str, options: &[&str]| json!({ "destination": destination, "type": kind, "source": source, "options": options });
     let system = if container.privileged { "rw" } else { "ro" };
-    let shm = format!("size={SHM_BYTES}");
+    let shm = format!("size={}", container.shared_memory_mib.map_or(SHM_BYTES, |mib| u64::from(mib) << 20));
     let mut mounts = vec![
         mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
         mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
@@ -283,7 +307,16 @@ fn mounts(task: &TaskSpec, container: &ContainerSpec, around: &Surroundings<'_>)
             mounts.push(bind(&point.container_path, source, point.read_only));
         }
     }
+    mounts.extend(container.tmpfs.iter().map(tmpfs));
     mounts
+}
+
+/// docker's defaults, then what the definition says; the last word wins.
+fn tmpfs(tmpfs: &TmpfsSpec) -> Value {
+    let mut options: Vec<String> = ["nosuid", "nodev", "noexec", "relatime"].map(str::to_owned).to_vec();
+    options.push(format!("size={}k", u64::from(tmpfs.size_mib) << 10));
+    options.extend(tmpfs.options.iter().cloned());
+    json!({ "destination": tmpfs.container_path, "type": "tmpfs", "source": "tmpfs", "options": options })
 }
 
 /// The host's directory of each volume; task-scoped ones are below `scratch`.

@@ -110,6 +110,10 @@ pub fn user_namespace_off(root: &Path, task: &TaskSpec) -> Option<&'static str> 
     if task.containers.iter().any(|container| container.privileged) {
         return Some("privileged");
     }
+    if task.containers.iter().any(|container| !container.devices.is_empty()) {
+        // Nodes of the host's /dev cannot be id-mapped: root inside would be nobody to them.
+        return Some("devices");
+    }
     if task.network_mode == NetworkMode::Host {
         return Some("host-network");
     }
@@ -152,8 +156,9 @@ pub fn limits(task: &TaskSpec, pids: u32) -> LinuxResources {
         }
     };
     let memory = task.memory_mib.map(|mib| {
+        let swap: u64 = task.containers.iter().filter_map(|container| container.max_swap_mib).map(u64::from).sum();
         let bytes = u64::from(mib) << 20;
-        serde_json::json!({ "limit": bytes, "swap": bytes })
+        serde_json::json!({ "limit": bytes, "swap": bytes + (swap << 20) })
     });
     let mut resources = serde_json::json!({ "cpu": cpu, "pids": { "limit": pids } });
     if let Some(memory) = memory {
@@ -245,18 +250,19 @@ fn directories(spec: &TaskSpec, places: &Places) -> Result<(), ProvisionError> {
         let (upper, work) = places.layer(&container.name);
         make(&upper, 0o755)?;
         make(&work, 0o755)?;
-        etc(spec, places, &container.name)?;
+        etc(spec, places, container)?;
     }
     Ok(())
 }
 
-fn etc(spec: &TaskSpec, places: &Places, container: &str) -> Result<(), ProvisionError> {
-    let directory_of = places.etc(container);
+fn etc(spec: &TaskSpec, places: &Places, container: &ContainerSpec) -> Result<(), ProvisionError> {
+    let directory_of = places.etc(&container.name);
     make_directory(&directory_of, 0o755).map_err(directory)?;
-    let hostname = hostname(places);
+    let hostname = hostname(places, container);
     let host = spec.network_mode == NetworkMode::Host;
     let read = |path: &str| if host { std::fs::read_to_string(path).unwrap_or_default() } else { String::new() };
-    let hosts = format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.0.1\t{hostname}\n");
+    let mut hosts = format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.0.1\t{hostname}\n");
+    hosts.extend(container.extra_hosts.iter().map(|(address, name)| format!("{address}\t{name}\n")));
     for (name, text) in
         [("hosts", hosts), ("hostname", format!("{hostname}\n")), ("resolv.conf", read("/etc/resolv.conf"))]
     {
@@ -271,8 +277,11 @@ fn etc(spec: &TaskSpec, places: &Places, container: &str) -> Result<(), Provisio
     Ok(())
 }
 
-/// docker's: the first twelve digits of the id.
-pub fn hostname(places: &Places) -> String {
+/// The definition's, or docker's: the first twelve digits of the id.
+pub fn hostname(places: &Places, container: &ContainerSpec) -> String {
+    if let Some(hostname) = &container.hostname {
+        return hostname.clone();
+    }
     places.run.file_name().unwrap_or_default().to_string_lossy().chars().take(12).collect()
 }
 

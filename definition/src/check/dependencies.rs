@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::problem::Problems;
-use crate::task::{Condition, TaskSpec};
+use crate::task::{Condition, ContainerSpec, TaskSpec};
 
 pub(super) fn across(problems: &mut Problems, task: &TaskSpec) {
     let by_name: BTreeMap<&str, usize> =
@@ -34,11 +34,27 @@ pub(super) fn across(problems: &mut Problems, task: &TaskSpec) {
             edges[index].push(target);
         }
     }
+    volumes_from(problems, task, &by_name);
     if let Some(cycle) = cycle(&edges) {
         let names: Vec<_> = cycle.iter().map(|index| task.containers[*index].name.as_str()).collect();
         problems.client(
             format!("containerDefinitions[{}].dependsOn", cycle[0]),
             format!("The dependencies of containers form a cycle: {}.", names.join(" -> ")),
+        );
+    }
+}
+
+/// Volumes must come from somewhere in the end.
+fn volumes_from(problems: &mut Problems, task: &TaskSpec, by_name: &BTreeMap<&str, usize>) {
+    let sources = |container: &ContainerSpec| {
+        container.volumes_from.iter().filter_map(|from| by_name.get(from.container.as_str()).copied()).collect()
+    };
+    let edges: Vec<Vec<usize>> = task.containers.iter().map(sources).collect();
+    if let Some(cycle) = cycle(&edges) {
+        let names: Vec<_> = cycle.iter().map(|index| task.containers[*index].name.as_str()).collect();
+        problems.client(
+            format!("containerDefinitions[{}].volumesFrom", cycle[0]),
+            format!("The containers take volumes from each other in a circle: {}.", names.join(" -> ")),
         );
     }
 }

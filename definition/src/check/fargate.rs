@@ -3,7 +3,7 @@
 use proto::v1::RegisterTaskDefinitionRequest;
 
 use crate::problem::Problems;
-use crate::task::{LaunchType, NetworkMode, TaskSpec, VolumeSource};
+use crate::task::{ContainerSpec, LaunchType, NetworkMode, TaskSpec, VolumeSource};
 
 /// CPU units and the memory they may go with: first, last and step in MiB.
 const SIZES: [(u32, u32, u32, u32); 7] = [
@@ -58,6 +58,11 @@ pub(super) fn check(problems: &mut Problems, request: &RegisterTaskDefinitionReq
                 "SYS_PTRACE is the only capability that can be added in Fargate.",
             );
         }
+        for (member, given) in refused(container) {
+            if given {
+                problems.client(format!("{path}.{member}"), format!("{path}.{member} is not supported in Fargate."));
+            }
+        }
         if container.stop_timeout_secs.is_some_and(|seconds| !STOP_TIMEOUT.contains(&seconds)) {
             problems.client(
                 format!("{path}.stopTimeout"),
@@ -65,4 +70,16 @@ pub(super) fn check(problems: &mut Problems, request: &RegisterTaskDefinitionReq
             );
         }
     }
+}
+
+/// Members that Fargate does not take, and whether the container has them.
+fn refused(container: &ContainerSpec) -> [(&'static str, bool); 6] {
+    [
+        ("extraHosts", !container.extra_hosts.is_empty()),
+        ("dockerSecurityOptions", container.no_new_privileges),
+        ("linuxParameters.devices", !container.devices.is_empty()),
+        ("linuxParameters.sharedMemorySize", container.shared_memory_mib.is_some()),
+        ("linuxParameters.maxSwap", container.max_swap_mib.is_some()),
+        ("linuxParameters.swappiness", container.swappiness.is_some()),
+    ]
 }

@@ -103,6 +103,35 @@ fn bad_values_are_told_with_their_path() {
         (json!({ "portMappings": [{ "containerPort": 80 }] }), "portMappings"),
         (json!({ "memoryReservation": 65 }), "memoryReservation"),
         (json!({ "healthCheck": { "command": ["true"] } }), "healthCheck"),
+        (json!({ "hostname": "no spaces" }), "hostname"),
+        (json!({ "extraHosts": [{ "hostname": "h", "ipAddress": "1.2.3" }] }), "extraHosts[0].ipAddress"),
+        (json!({ "extraHosts": [{ "hostname": "", "ipAddress": "1.2.3.4" }] }), "extraHosts[0].hostname"),
+        (json!({ "linuxParameters": { "devices": [{ "hostPath": "fuse" }] } }), "linuxParameters.devices[0].hostPath"),
+        (
+            json!({ "linuxParameters": { "devices": [{ "hostPath": "/dev/fuse", "permissions": ["own"] }] } }),
+            "linuxParameters.devices[0].permissions[0]",
+        ),
+        (json!({ "linuxParameters": { "tmpfs": [{ "containerPath": "/t" }] } }), "linuxParameters.tmpfs[0].size"),
+        (
+            json!({ "linuxParameters": { "tmpfs": [{ "containerPath": "/t", "size": 1, "mountOptions": ["bind"] }] } }),
+            "linuxParameters.tmpfs[0].mountOptions[0]",
+        ),
+        (json!({ "linuxParameters": { "sharedMemorySize": -1 } }), "linuxParameters.sharedMemorySize"),
+        (json!({ "linuxParameters": { "maxSwap": -1 } }), "linuxParameters.maxSwap"),
+        (json!({ "linuxParameters": { "maxSwap": 1, "swappiness": 101 } }), "linuxParameters.swappiness"),
+        (
+            json!({ "memory": null, "memoryReservation": 6, "linuxParameters": { "maxSwap": 1 } }),
+            "linuxParameters.maxSwap",
+        ),
+        (json!({ "systemControls": [{ "namespace": "kernel.panic", "value": "1" }] }), "systemControls[0].namespace"),
+        (
+            json!({ "systemControls": [{ "namespace": "net.a/../../kernel", "value": "1" }] }),
+            "systemControls[0].namespace",
+        ),
+        (json!({ "systemControls": [{ "namespace": "net.a" }] }), "systemControls[0].value"),
+        (json!({ "dockerSecurityOptions": ["apparmor:docker-default"] }), "dockerSecurityOptions[0]"),
+        (json!({ "volumesFrom": [{ "sourceContainer": "x" }] }), "volumesFrom[0].sourceContainer"),
+        (json!({ "volumesFrom": [{ "sourceContainer": "c" }] }), "volumesFrom"),
         (json!({ "dependsOn": [{ "containerName": "x", "condition": "HEALTHY" }] }), "dependsOn[0].condition"),
         (json!({ "dependsOn": [{ "containerName": "x", "condition": "START" }] }), "dependsOn[0].containerName"),
     ] {
@@ -151,6 +180,24 @@ fn cycles_and_waits_for_essential_containers_are_told() {
 }
 
 #[test]
+fn what_a_network_mode_forbids() {
+    let controls = json!({ "systemControls": [{ "namespace": "net.core.somaxconn", "value": "1" }] });
+    assert!(check(&definition(json!({}), controls.clone())).is_ok());
+    let place = "containerDefinitions[0].systemControls[0].namespace";
+    assert_problem(json!({ "networkMode": "host" }), controls, place, "the host's");
+    for member in [json!({ "hostname": "h" }), json!({ "extraHosts": [{ "hostname": "h", "ipAddress": "1.2.3.4" }] })] {
+        let name = member.as_object().unwrap().keys().next().unwrap().clone();
+        assert!(check(&definition(json!({}), member.clone())).is_ok());
+        assert_problem(
+            json!({ "networkMode": "awsvpc" }),
+            member,
+            &format!("containerDefinitions[0].{name}"),
+            "awsvpc",
+        );
+    }
+}
+
+#[test]
 fn fargate_rules() {
     let fargate = |cpu: Value, memory: Value| json!({ "requiresCompatibilities": ["FARGATE"], "networkMode": "awsvpc", "cpu": cpu, "memory": memory });
     assert!(check(&definition(fargate(json!("256"), json!("512")), json!({}))).is_ok());
@@ -166,6 +213,14 @@ fn fargate_rules() {
         "memory",
         "No Fargate configuration exists for given values.",
     );
+    for (container, path) in [
+        (json!({ "linuxParameters": { "devices": [{ "hostPath": "/dev/fuse" }] } }), "linuxParameters.devices"),
+        (json!({ "linuxParameters": { "maxSwap": 1 } }), "linuxParameters.maxSwap"),
+        (json!({ "dockerSecurityOptions": ["no-new-privileges"] }), "dockerSecurityOptions"),
+    ] {
+        let path = format!("containerDefinitions[0].{path}");
+        assert_problem(fargate(json!("256"), json!("512")), container, &path, "Fargate");
+    }
     let mut bridge = fargate(json!("256"), json!("512"));
     bridge["networkMode"] = json!("bridge");
     assert_problem(bridge, json!({}), "networkMode", "Fargate only supports network mode ‘awsvpc’.");

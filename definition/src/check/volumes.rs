@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use proto::v1::Volume;
+use proto::v1::{ContainerDefinition, Volume, VolumeFrom};
 
 use super::name;
 use crate::problem::Problems;
-use crate::task::{TaskSpec, VolumeSource, VolumeSpec};
+use crate::task::{ContainerSpec, MountPoint, TaskSpec, VolumeSource, VolumeSpec, VolumesFrom};
 
 pub(super) fn check(problems: &mut Problems, volumes: &[Volume]) -> Vec<VolumeSpec> {
     let mut checked = Vec::new();
@@ -38,6 +38,59 @@ pub(super) fn absolute(problems: &mut Problems, path: &str, value: &str) {
     if !value.starts_with('/') || value.split('/').any(|part| part == "..") {
         problems.client(path, format!("{path} must be an absolute path without '..'."));
     }
+}
+
+/// `volumesFrom` as it is written.
+pub(super) fn from(definition: &ContainerDefinition) -> Vec<VolumesFrom> {
+    let from = |from: &VolumeFrom| VolumesFrom {
+        container: from.source_container.clone().unwrap_or_default(),
+        read_only: from.read_only.unwrap_or(false),
+    };
+    definition.volumes_from.iter().map(from).collect()
+}
+
+/// Adds to each container the mounts of those it names in `volumesFrom`, and of those that they name. What a container
+/// mounts itself stays.
+pub(super) fn inherit(problems: &mut Problems, containers: &mut [ContainerSpec]) {
+    let own: Vec<Vec<MountPoint>> = containers.iter().map(|container| container.mount_points.clone()).collect();
+    let edges: Vec<Vec<VolumesFrom>> = containers.iter().map(|container| container.volumes_from.clone()).collect();
+    let names: Vec<String> = containers.iter().map(|container| container.name.clone()).collect();
+    for (index, container) in containers.iter_mut().enumerate() {
+        let mut seen = BTreeSet::from([index]);
+        let mut todo: Vec<(usize, bool)> = Vec::new();
+        for (nth, from) in container.volumes_from.iter().enumerate() {
+            let path = format!("containerDefinitions[{index}].volumesFrom[{nth}].sourceContainer");
+            match names.iter().position(|name| *name == from.container) {
+                Some(source) => todo.push((source, from.read_only)),
+                None => problems
+                    .client(path, format!("could not find volume source container with name {}", from.container)),
+            }
+        }
+        // Breadth first: the nearest container's mount wins; a circle ends where it began.
+        let mut next = 0;
+        while let Some(&(source, read_only)) = todo.get(next) {
+            next += 1;
+            if !seen.insert(source) {
+                continue;
+            }
+            for point in &own[source] {
+                let taken = |known: &MountPoint| same_place(&known.container_path, &point.container_path);
+                if !container.mount_points.iter().any(taken) {
+                    container
+                        .mount_points
+                        .push(MountPoint { read_only: point.read_only || read_only, ..point.clone() });
+                }
+            }
+            for from in &edges[source] {
+                let further = names.iter().position(|name| *name == from.container);
+                todo.extend(further.map(|further| (further, read_only || from.read_only)));
+            }
+        }
+    }
+}
+
+fn same_place(a: &str, b: &str) -> bool {
+    a.trim_end_matches('/') == b.trim_end_matches('/')
 }
 
 pub(super) fn across(problems: &mut Problems, task: &TaskSpec) {

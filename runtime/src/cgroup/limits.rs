@@ -58,8 +58,11 @@ struct Limits<'a> {
 impl Limits<'_> {
     fn memory(&self, memory: &LinuxMemory) -> Result<(), CgroupError> {
         let kernel = memory.kernel().is_some() || memory.kernel_tcp().is_some();
-        if kernel || memory.swappiness().is_some() || memory.disable_oom_killer() == Some(true) {
-            return Err(self.unsupported("memory.kernel, kernelTCP, swappiness or disableOOMKiller"));
+        if kernel || memory.disable_oom_killer() == Some(true) {
+            return Err(self.unsupported("memory.kernel, kernelTCP or disableOOMKiller"));
+        }
+        if let Some(swappiness) = memory.swappiness() {
+            self.swappiness(swappiness)?;
         }
         if memory.limit().is_none() && memory.reservation().is_none() && memory.swap().is_none() {
             return Ok(());
@@ -78,6 +81,16 @@ impl Limits<'_> {
             self.swap(controller, memory.limit(), swap)?;
         }
         Ok(())
+    }
+
+    /// v2 knows no swappiness of a group.
+    fn swappiness(&self, swappiness: u64) -> Result<(), CgroupError> {
+        if self.cgroup.version == Version::V2 {
+            return Err(self.unsupported("memory.swappiness"));
+        }
+        let controller: &MemController = self.controller("memory.swappiness", "memory")?;
+        self.done("memory.swappiness", swappiness, controller.set_swappiness(swappiness))?;
+        self.same("memory.swappiness", swappiness, controller.memory_stat().swappiness)
     }
 
     /// OCI's swap is memory and swap together, as v1 has it; v2 has swap alone.

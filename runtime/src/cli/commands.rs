@@ -74,6 +74,7 @@ fn begin(root: &Path, args: &Create, detached: bool) -> Result<Created, Box<dyn 
         stdio,
         preserve_fds: args.preserve_fds,
         supervision: Supervision::Detached,
+        reaper: false,
     })?)
 }
 

@@ -18,12 +18,13 @@ use crate::init::channel::{Channel, Message};
 use crate::init::cloning::{self, Birth, CgroupDoor, Cloned};
 use crate::init::failure::{Failure, Step};
 use crate::init::stdio::{ChildStdio, Stdio};
-use crate::init::{self, Release, Setup};
+use crate::init::{self, Reaper, Release, Setup};
 use crate::mounts::{self, overlay::IdMap, prepare};
 use crate::namespaces::{Namespaces, User, user};
 use crate::process::settings::Settings;
 use crate::process::{ProcessRef, limits};
 use crate::sys::pidfd;
+use crate::sys::title::Arguments;
 
 /// Who looks after the container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +50,8 @@ pub struct CreateRequest<'a> {
     pub preserve_fds: u32,
     /// Who looks after it.
     pub supervision: Supervision,
+    /// Pid 1 is an init of ours, the user's process a child of it.
+    pub reaper: bool,
 }
 
 /// Why a container could not be created. Nothing of it is left then.
@@ -202,6 +205,7 @@ fn plan(bundle: &Bundle, request: CreateRequest<'_>, state: State) -> Result<Set
         state,
         preserve_fds: request.preserve_fds,
         release: Release::Channel,
+        reaper: request.reaper.then(|| Reaper { arguments: Arguments::find() }),
     })
 }
 

@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::time::Instant;
 
 use super::*;
+use crate::sandbox::Log;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -70,13 +71,14 @@ async fn a_monitor_is_found_before_it_holds_its_own_lock() {
     let slow = format!("while [ ! -e {here}/go ]; do sleep 0.01; done; mv {here}/record {here}/exit.json");
     let host = host(directory.path(), &slow);
     let log = Log { path: bundle.join("log"), max_size_bytes: 1, max_files: 1 };
+    let how = Supervision { log, init: false, interactive: false };
     let lock = open_lock(&bundle.join(START_LOCK)).unwrap();
     lock.try_lock().unwrap();
     // As of an agent that is killed right after this line: nobody keeps the child.
-    drop(host.monitor(&bundle, &log, lock).unwrap().spawn().unwrap());
+    drop(host.monitor(&bundle, &how, lock).unwrap().spawn().unwrap());
 
     let (next, of) = (host.clone(), bundle.clone());
-    let again = tokio::spawn(async move { next.start(&of, &log).await });
+    let again = tokio::spawn(async move { next.start(&of, &how).await });
     let found = host.find(&bundle);
     tokio::pin!(found);
     let early = tokio::time::timeout(Duration::from_millis(50), &mut found).await;

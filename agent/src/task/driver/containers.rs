@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use definition::task::TaskSpec;
+use definition::task::{ContainerSpec, TaskSpec};
 use nix::sys::signal::Signal;
 use rootfs::Image;
 use runtime::bundle::{OverlayRecord, RootfsRecord};
@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::{Driver, Halt, cut};
 use crate::identity::cgroup_name;
-use crate::sandbox::{Found, Log, Sandbox, SandboxError, Start};
+use crate::sandbox::{Found, Log, Sandbox, SandboxError, Start, Supervision};
 use crate::task::Stage;
 use crate::task::bundle::{self, BundleError, Surroundings};
 use crate::task::lifecycle::Event;
@@ -199,19 +199,24 @@ impl<S: Sandbox + Clone> Driver<S> {
                 self.save().await;
                 continue;
             }
-            let defaults = &self.shared.config.logs;
-            let log = Log {
-                path: places.log(&container.name),
-                max_size_bytes: container.log.max_size_bytes.unwrap_or(defaults.max_size_mib << 20),
-                max_files: container.log.max_files.unwrap_or(defaults.max_files),
-            };
+            let how = self.supervision(container, places);
             let (sandbox, reports) = (self.sandbox.clone(), reports.clone());
             tokio::spawn(async move {
-                let started = sandbox.start(&directory, &log).await;
+                let started = sandbox.start(&directory, &how).await;
                 // The driver may have ended with the agent.
                 let _best_effort = reports.send(Report::Started(index, started));
             });
         }
+    }
+
+    fn supervision(&self, container: &ContainerSpec, places: &Places) -> Supervision {
+        let defaults = &self.shared.config.logs;
+        let log = Log {
+            path: places.log(&container.name),
+            max_size_bytes: container.log.max_size_bytes.unwrap_or(defaults.max_size_mib << 20),
+            max_files: container.log.max_files.unwrap_or(defaults.max_files),
+        };
+        Supervision { log, init: container.init_process, interactive: container.interactive }
     }
 
     fn write_bundle(
@@ -225,7 +230,7 @@ impl<S: Sandbox + Clone> Driver<S> {
         let image = &images[index];
         let volumes = provision::volumes(spec, places);
         let around = Surroundings {
-            hostname: &provision::hostname(places),
+            hostname: &provision::hostname(places, container),
             cgroup: format!("{}/{}", self.shared.task_cgroup(&self.id), cgroup_name(&container.name)),
             namespaces: crate::sandbox::host::Host::namespaces(&places.run),
             user_namespace: self.record.user_slot.is_some(),
