@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use runtime::monitor::protocol::{ExitRecord, Failure};
 
+pub mod connection;
 pub mod host;
 
 /// Why a sandbox operation failed.
@@ -35,6 +36,15 @@ pub enum SandboxError {
         /// The kernel's answer.
         #[source]
         source: std::io::Error,
+    },
+    /// A container's monitor could not be spoken to.
+    #[error("cannot speak to the container's monitor")]
+    Monitor(#[from] connection::ConnectionError),
+    /// A container's monitor refused to run a process.
+    #[error("{message}")]
+    Refused {
+        /// Its words.
+        message: String,
     },
     /// The cgroup could not be made or removed.
     #[error("cgroup of the task")]
@@ -92,6 +102,11 @@ pub trait Sandbox: Send + Sync + 'static {
     fn find(&self, bundle: &Path) -> impl Future<Output = Result<Found, SandboxError>> + Send;
     /// Returns when a container that runs has ended; None when how is lost.
     fn wait(&self, bundle: &Path) -> impl Future<Output = Result<Option<ExitRecord>, SandboxError>> + Send;
+    /// Runs a further process in a container that runs, its output thrown away; answers its exit code. Giving the answer up
+    /// kills it.
+    fn check(&self, bundle: &Path, command: &[String]) -> impl Future<Output = Result<i32, SandboxError>> + Send;
+    /// Removes the records of a container that has ended, so that its bundle can be started again.
+    fn forget(&self, bundle: &Path) -> impl Future<Output = Result<(), SandboxError>> + Send;
     /// Sends a signal to a container's pid 1. One that has ended is success.
     fn signal(&self, bundle: &Path, signal: i32) -> impl Future<Output = Result<(), SandboxError>> + Send;
     /// Ends all that is left of the task and removes namespaces, cgroup and bundles. Repeating it is success.

@@ -9,9 +9,11 @@ use crate::identity::TaskId;
 
 pub mod bundle;
 pub(crate) mod driver;
+pub mod health;
 pub mod lifecycle;
 pub mod ordering;
 pub mod provision;
+pub mod restart;
 
 /// A task as it is stored.
 #[derive(Clone, PartialEq, Message)]
@@ -34,6 +36,9 @@ pub struct TaskRecord {
     /// Whether its files were removed.
     #[prost(bool, tag = "6")]
     pub disks_removed: bool,
+    /// By container, in the definition's order: how often it was started again.
+    #[prost(uint32, repeated, tag = "7")]
+    pub restarts: Vec<u32>,
 }
 
 /// How far a container is. Only what a restarted agent must tell apart.
@@ -73,6 +78,19 @@ impl TaskRecord {
     pub fn set_stage(&mut self, index: usize, stage: Stage) {
         if let Some(known) = self.stages.get_mut(index) {
             *known = stage as i32;
+        }
+    }
+
+    /// How often the container at `index` was started again.
+    pub fn restarts(&self, index: usize) -> u32 {
+        self.restarts.get(index).copied().unwrap_or_default()
+    }
+
+    /// Counts one more.
+    pub fn count_restart(&mut self, index: usize) {
+        self.restarts.resize(self.stages.len(), 0);
+        if let Some(count) = self.restarts.get_mut(index) {
+            *count = count.saturating_add(1);
         }
     }
 

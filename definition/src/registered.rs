@@ -3,6 +3,7 @@
 
 use proto::v1::{RegisterTaskDefinitionRequest, TaskDefinition};
 
+use crate::check::container::order;
 use crate::check::size;
 
 /// The definition as stored. The engine adds its ARN, revision, status and times.
@@ -13,6 +14,11 @@ pub fn registered(request: &RegisterTaskDefinitionRequest) -> TaskDefinition {
     for container in &mut containers {
         container.essential.get_or_insert(true);
         container.cpu.get_or_insert(0);
+        if let Some(check) = &mut container.health_check {
+            check.interval.get_or_insert(order::HEALTH_INTERVAL);
+            check.timeout.get_or_insert(order::HEALTH_TIMEOUT);
+            check.retries.get_or_insert(order::HEALTH_RETRIES);
+        }
         for port in &mut container.port_mappings {
             port.protocol.get_or_insert_with(|| "tcp".to_owned());
             let default = if network_mode == "bridge" { Some(0) } else { port.container_port };

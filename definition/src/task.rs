@@ -98,8 +98,38 @@ pub struct ContainerSpec {
     pub interactive: bool,
     /// stdio is a terminal.
     pub pseudo_terminal: bool,
+    /// How it is asked whether it is well.
+    pub health_check: Option<HealthCheck>,
+    /// Seconds after its start in which others wait for it to be healthy or over; for ever when absent.
+    pub start_timeout_secs: Option<u32>,
+    /// When it is started again after its end; never when absent.
+    pub restart_policy: Option<RestartPolicy>,
     /// Mounts of these containers appear too; `mount_points` has them already.
     pub volumes_from: Vec<VolumesFrom>,
+}
+
+/// `healthCheck` with ECS's defaults.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// Program and arguments, executed in the container; 0 is well.
+    pub command: Vec<String>,
+    /// Between two checks.
+    pub interval_secs: u32,
+    /// After which a check has failed.
+    pub timeout_secs: u32,
+    /// Failures in a row until the container is unhealthy.
+    pub retries: u32,
+    /// After the start in which failures do not count.
+    pub start_period_secs: u32,
+}
+
+/// `restartPolicy` that is enabled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestartPolicy {
+    /// Ends with one of these are final.
+    pub ignored_exit_codes: Vec<i32>,
+    /// A container that ran for less is not started again.
+    pub attempt_period_secs: u32,
 }
 
 /// A device of the host inside a container.
@@ -221,7 +251,7 @@ pub struct Dependency {
     pub condition: Condition,
 }
 
-/// ECS `dependsOn[].condition`, without HEALTHY, which is refused until health checks run.
+/// ECS `dependsOn[].condition`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Condition {
     /// Running, or stopped after running.
@@ -230,6 +260,8 @@ pub enum Condition {
     Complete,
     /// Stopped with exit code 0.
     Success,
+    /// Its health check passes.
+    Healthy,
 }
 
 /// A host port that the task takes.

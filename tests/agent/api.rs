@@ -144,9 +144,9 @@ fn fargate_is_refused_in_words() {
 fn all_problems_of_a_definition_are_told_with_their_paths() {
     let host = TestHost::start();
     let bad = json!({
-        "family": "bad", "networkMode": "none", "pidMode": "host",
+        "family": "bad", "networkMode": "none", "enableFaultInjection": true,
         "containerDefinitions": [
-            { "name": "a", "image": "i", "memory": 64, "healthCheck": { "command": ["true"] }, "links": ["b"] },
+            { "name": "a", "image": "i", "memory": 64, "secrets": [{ "name": "S", "valueFrom": "s" }], "links": ["b"] },
             { "image": "i", "memory": 64, "dependsOn": [{ "containerName": "nobody", "condition": "START" }] },
         ],
     });
@@ -155,8 +155,8 @@ fn all_problems_of_a_definition_are_told_with_their_paths() {
     let told = status.get_details_bad_request().unwrap().field_violations;
     let paths: Vec<&str> = told.iter().map(|violation| violation.field.as_str()).collect();
     for path in [
-        "pidMode",
-        "containerDefinitions[0].healthCheck",
+        "enableFaultInjection",
+        "containerDefinitions[0].secrets",
         "containerDefinitions[0].links",
         "containerDefinitions[1].name",
         "containerDefinitions[1].dependsOn[0].containerName",
@@ -169,10 +169,10 @@ fn all_problems_of_a_definition_are_told_with_their_paths() {
 #[test]
 fn absent_values_of_fields_that_do_not_run_are_absent() {
     let host = TestHost::start();
-    let empty = json!({ "links": [], "secrets": [], "healthCheck": null, "dockerLabels": {} });
+    let empty = json!({ "links": [], "secrets": [], "firelensConfiguration": null, "dnsServers": [] });
     let container = with(shell("c", &host.image("base"), "exit 0"), empty);
     let mut definition = task("empty", &[container]);
-    definition["containerDefinitions"][0].as_object_mut().unwrap().remove("healthCheck");
+    definition["containerDefinitions"][0].as_object_mut().unwrap().remove("firelensConfiguration");
     let ended = host.run_to_end(&definition);
     assert_eq!(ended.containers[0].exit_code, Some(0));
 }

@@ -6,6 +6,7 @@
 mod api;
 mod cli;
 mod fields;
+mod health;
 mod kill9;
 mod leftovers;
 mod logs;

@@ -1,35 +1,31 @@
 //! ExecuteCommand: bridges the gRPC stream to the container's monitor (`runtime::monitor::protocol`), which runs the
 //! command. When the client goes, the socket is closed and the monitor ends the command. Starts no process itself.
 
-mod frame;
 mod process;
 
-use std::{future, io, os::fd::AsRawFd as _, path::Path, str::FromStr as _};
+use std::{future, str::FromStr as _};
 
 use futures_util::{Stream, StreamExt as _};
 use nix::sys::signal::Signal;
 use proto::v1::{ExecuteCommandRequest, ExecuteCommandResponse, ExecuteCommandStart, TerminalSize};
 use runtime::monitor::protocol::{self, Failure, Window};
-use tokio::net::{
-    UnixStream,
-    unix::{OwnedReadHalf, OwnedWriteHalf},
-};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
 use super::status;
 use crate::engine::{Engine, ExecTarget};
-use frame::{FrameError, Input, Output, Outputs};
+use crate::sandbox::connection::{self, ConnectionError, Input, Output, Outputs};
 
 /// Why a command has no or no more contact with its container.
 #[derive(Debug, thiserror::Error)]
 enum BridgeError {
     #[error("cannot reach the container's monitor")]
-    Connect(#[source] io::Error),
+    Connect(#[source] ConnectionError),
     #[error("cannot send to the container's monitor")]
-    Send(#[source] FrameError),
+    Send(#[source] ConnectionError),
     #[error("cannot receive from the container's monitor")]
-    Receive(#[source] FrameError),
+    Receive(#[source] ConnectionError),
     #[error("the container's monitor ended the connection")]
     Closed,
 }
@@ -60,12 +56,12 @@ async fn bridge(
     let size = start.size.as_ref().map(window).transpose()?.flatten();
     let lost = |error: BridgeError| status::not_connected(&error);
 
-    let stream = connect(&target.socket).await.map_err(BridgeError::Connect).map_err(lost)?;
+    let stream = connection::connect(&target.socket).await.map_err(BridgeError::Connect).map_err(lost)?;
     let (from_monitor, mut to_monitor) = stream.into_split();
     let mut outputs = Outputs::new(from_monitor);
-    match frame::request_exec(&mut to_monitor, process, interactive).await {
+    match connection::request_exec(&mut to_monitor, process, interactive).await {
         Ok(()) => {}
-        Err(FrameError::TooLong(_)) => {
+        Err(ConnectionError::TooLong(_)) => {
             return Err(status::invalid_parameter("command", "and environment are longer than 64 KiB"));
         }
         Err(error) => return Err(lost(BridgeError::Send(error))),
@@ -76,17 +72,10 @@ async fn bridge(
         Some(_) | None => return Err(lost(BridgeError::Closed)),
     }
     if let Some(size) = size {
-        frame::send(&mut to_monitor, size).await.map_err(BridgeError::Send).map_err(lost)?;
+        connection::send(&mut to_monitor, size).await.map_err(BridgeError::Send).map_err(lost)?;
     }
     let feeding = AbortOnDropHandle::new(tokio::spawn(feed(input, to_monitor, interactive)));
     Ok(output(outputs, feeding))
-}
-
-/// A socket's path may have 107 bytes; through its directory's descriptor it has fewer.
-async fn connect(socket: &Path) -> io::Result<UnixStream> {
-    let directory = std::fs::File::open(socket.parent().unwrap_or(Path::new("/")))?;
-    let name = socket.file_name().unwrap_or_default();
-    UnixStream::connect(Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(name)).await
 }
 
 /// What the command writes, until it exits or its input is refused. Dropping it ends the command.
@@ -138,20 +127,20 @@ async fn feed(
             Err(status) => return status,
         };
         for input in inputs {
-            if let Err(error) = frame::send(&mut to_monitor, input).await {
+            if let Err(error) = connection::send(&mut to_monitor, input).await {
                 return given_up(&error).await;
             }
         }
     }
     // A client that half-closes has no more stdin.
-    if stdin_open && let Err(error) = frame::send(&mut to_monitor, Input::StdinClosed).await {
+    if stdin_open && let Err(error) = connection::send(&mut to_monitor, Input::StdinClosed).await {
         return given_up(&error).await;
     }
     future::pending().await
 }
 
 /// The monitor takes nothing any more: the command has exited, and the output tells how.
-async fn given_up(error: &FrameError) -> Status {
+async fn given_up(error: &ConnectionError) -> Status {
     tracing::debug!(%error, "a command's input ended early");
     future::pending().await
 }

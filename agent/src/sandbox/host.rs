@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::statfs;
-use oci_spec::runtime::LinuxResources;
+use oci_spec::runtime::{LinuxResources, Spec};
 use runtime::cgroup::Cgroup;
 use runtime::monitor::protocol::{self, ExitRecord, Failure, MonitorRecord, Ready};
 use runtime::process::ProcessRef;
@@ -24,6 +24,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
 use tokio::sync::Mutex;
 
+use super::connection::{self, ConnectionError, Output, Outputs};
 use super::{Found, Sandbox, SandboxError, Shared, Start, Supervision};
 use crate::identity::{cgroup_name, runtime_id};
 
@@ -239,6 +240,38 @@ impl Sandbox for Host {
             self.end_lost(bundle).await?;
         }
         Ok(exit)
+    }
+
+    async fn check(&self, bundle: &Path, command: &[String]) -> Result<i32, SandboxError> {
+        let path = bundle.join("config.json");
+        let config: Spec =
+            fs::read(&path).and_then(|bytes| Ok(serde_json::from_slice(&bytes)?)).map_err(file(&path))?;
+        let mut process = config.process().clone().unwrap_or_default();
+        process.set_args(Some(command.to_vec())).set_terminal(Some(false));
+        let stream = connection::connect(&bundle.join(protocol::SOCKET_FILE)).await?;
+        let (from_monitor, mut to_monitor) = stream.into_split();
+        connection::request_exec(&mut to_monitor, process, false).await?;
+        let mut outputs = Outputs::new(from_monitor);
+        loop {
+            match outputs.next().await? {
+                Some(Output::Exited(exit_code)) => return Ok(exit_code),
+                Some(Output::Refused(failure)) => return Err(SandboxError::Refused { message: failure.message }),
+                Some(Output::Started | Output::Stdout(_) | Output::Stderr(_)) => {}
+                None => return Err(ConnectionError::Torn.into()),
+            }
+        }
+    }
+
+    async fn forget(&self, bundle: &Path) -> Result<(), SandboxError> {
+        // This order: with the exit still there nothing is taken for lost.
+        for name in [protocol::MONITOR_FILE, protocol::EXIT_FILE] {
+            let path = bundle.join(name);
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(file(&path)(error)),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     async fn signal(&self, bundle: &Path, signal: i32) -> Result<(), SandboxError> {

@@ -77,7 +77,7 @@ impl<S: Sandbox + Clone> Driver<S> {
                 return;
             }
         };
-        let mut known: Vec<Known> = self.recall(&spec, &places).await;
+        let known: Vec<Known> = self.recall(&spec, &places).await;
         self.transit(Event::Begin).await;
         let mut images = Vec::new();
         // A task whose containers all run already needs nothing that is not there.
@@ -88,12 +88,12 @@ impl<S: Sandbox + Clone> Driver<S> {
                 Err(Halt::AgentEnds) => return,
             }
         }
-        let live = known.iter().any(|known| matches!(known, Known::Running | Known::Starting));
+        let live = known.iter().any(Known::is_live);
         if live || !self.is_stopping() {
             if !self.is_stopping() {
                 self.transit(Event::Provisioned).await;
             }
-            if let Err(Halt::AgentEnds) = self.containers(&spec, &places, &images, &mut known).await {
+            if let Err(Halt::AgentEnds) = self.containers(&spec, &places, &images, known).await {
                 return;
             }
         }

@@ -9,7 +9,7 @@ use crate::task::{ContainerSpec, MountPoint, NetworkMode};
 mod linux;
 mod log;
 mod names;
-mod order;
+pub(crate) mod order;
 mod ports;
 
 pub(super) fn check(
@@ -67,6 +67,9 @@ pub(super) fn check(
         interactive: definition.interactive.unwrap_or(false),
         pseudo_terminal: definition.pseudo_terminal.unwrap_or(false),
         volumes_from: volumes::from(definition),
+        health_check: order::health_check(problems, path, definition.health_check.as_ref()),
+        start_timeout_secs: non_negative(problems, &format!("{path}.startTimeout"), definition.start_timeout),
+        restart_policy: order::restart_policy(problems, path, definition.restart_policy.as_ref()),
     }
 }
 

@@ -22,7 +22,17 @@ pub(super) fn across(problems: &mut Problems, task: &TaskSpec) {
                 );
                 continue;
             };
-            if task.containers[target].essential && dependency.condition != Condition::Start {
+            if dependency.condition == Condition::Healthy && task.containers[target].health_check.is_none() {
+                problems.client(
+                    format!("{path}.condition"),
+                    format!(
+                        "Container '{}' waits for '{}' to be HEALTHY, which has no healthCheck in the task definition.",
+                        container.name, dependency.container
+                    ),
+                );
+            }
+            let waits_for_end = matches!(dependency.condition, Condition::Complete | Condition::Success);
+            if task.containers[target].essential && waits_for_end {
                 problems.client(
                     format!("{path}.condition"),
                     format!(

@@ -16,7 +16,7 @@ const SIZES: [(u32, u32, u32, u32); 7] = [
     (16_384, 32_768, 122_880, 8192),
 ];
 /// Seconds.
-const STOP_TIMEOUT: std::ops::RangeInclusive<u32> = 2..=120;
+const TIMEOUT: std::ops::RangeInclusive<u32> = 2..=120;
 
 pub(super) fn check(problems: &mut Problems, request: &RegisterTaskDefinitionRequest, task: &TaskSpec) {
     if !task.requires_compatibilities.contains(&LaunchType::Fargate) {
@@ -63,7 +63,13 @@ pub(super) fn check(problems: &mut Problems, request: &RegisterTaskDefinitionReq
                 problems.client(format!("{path}.{member}"), format!("{path}.{member} is not supported in Fargate."));
             }
         }
-        if container.stop_timeout_secs.is_some_and(|seconds| !STOP_TIMEOUT.contains(&seconds)) {
+        if container.start_timeout_secs.is_some_and(|seconds| !TIMEOUT.contains(&seconds)) {
+            problems.client(
+                format!("{path}.startTimeout"),
+                "The startTimeout of a container in Fargate is 2 to 120 seconds.",
+            );
+        }
+        if container.stop_timeout_secs.is_some_and(|seconds| !TIMEOUT.contains(&seconds)) {
             problems.client(
                 format!("{path}.stopTimeout"),
                 "The stopTimeout of a container in Fargate is 2 to 120 seconds.",

@@ -102,7 +102,22 @@ fn bad_values_are_told_with_their_path() {
         ),
         (json!({ "portMappings": [{ "containerPort": 80 }] }), "portMappings"),
         (json!({ "memoryReservation": 65 }), "memoryReservation"),
-        (json!({ "healthCheck": { "command": ["true"] } }), "healthCheck"),
+        (json!({ "healthCheck": { "command": ["CMD"] } }), "healthCheck.command"),
+        (json!({ "healthCheck": { "interval": 30 } }), "healthCheck.command"),
+        (json!({ "healthCheck": { "command": ["true"], "interval": 4 } }), "healthCheck.interval"),
+        (json!({ "healthCheck": { "command": ["true"], "timeout": 61 } }), "healthCheck.timeout"),
+        (json!({ "healthCheck": { "command": ["true"], "retries": 0 } }), "healthCheck.retries"),
+        (json!({ "healthCheck": { "command": ["true"], "startPeriod": -1 } }), "healthCheck.startPeriod"),
+        (json!({ "restartPolicy": { "ignoredExitCodes": [0] } }), "restartPolicy.enabled"),
+        (
+            json!({ "restartPolicy": { "enabled": true, "restartAttemptPeriod": 59 } }),
+            "restartPolicy.restartAttemptPeriod",
+        ),
+        (
+            json!({ "restartPolicy": { "enabled": true, "ignoredExitCodes": vec![1; 51] } }),
+            "restartPolicy.ignoredExitCodes",
+        ),
+        (json!({ "startTimeout": -1 }), "startTimeout"),
         (json!({ "hostname": "no spaces" }), "hostname"),
         (json!({ "extraHosts": [{ "hostname": "h", "ipAddress": "1.2.3" }] }), "extraHosts[0].ipAddress"),
         (json!({ "extraHosts": [{ "hostname": "", "ipAddress": "1.2.3.4" }] }), "extraHosts[0].hostname"),
@@ -132,7 +147,7 @@ fn bad_values_are_told_with_their_path() {
         (json!({ "dockerSecurityOptions": ["apparmor:docker-default"] }), "dockerSecurityOptions[0]"),
         (json!({ "volumesFrom": [{ "sourceContainer": "x" }] }), "volumesFrom[0].sourceContainer"),
         (json!({ "volumesFrom": [{ "sourceContainer": "c" }] }), "volumesFrom"),
-        (json!({ "dependsOn": [{ "containerName": "x", "condition": "HEALTHY" }] }), "dependsOn[0].condition"),
+        (json!({ "dependsOn": [{ "containerName": "x", "condition": "WELL" }] }), "dependsOn[0].condition"),
         (json!({ "dependsOn": [{ "containerName": "x", "condition": "START" }] }), "dependsOn[0].containerName"),
     ] {
         assert_problem(json!({}), container, &format!("containerDefinitions[0].{path}"), "");
@@ -156,9 +171,10 @@ fn bad_values_are_told_with_their_path() {
 #[test]
 fn all_problems_at_once() {
     let problems =
-        check(&definition(json!({ "family": "", "cpu": "1", "pidMode": "task" }), json!({ "image": "" }))).unwrap_err();
+        check(&definition(json!({ "family": "", "cpu": "1", "enableFaultInjection": true }), json!({ "image": "" })))
+            .unwrap_err();
     let paths: Vec<_> = problems.iter().map(|problem| problem.path.as_str()).collect();
-    assert_eq!(paths, ["pidMode", "family", "cpu", "containerDefinitions[0].image"]);
+    assert_eq!(paths, ["enableFaultInjection", "family", "cpu", "containerDefinitions[0].image"]);
 }
 
 #[test]
@@ -195,6 +211,23 @@ fn what_a_network_mode_forbids() {
             "awsvpc",
         );
     }
+}
+
+#[test]
+fn health_checks_in_all_forms() {
+    let check = |health: Value| check(&definition(json!({}), json!({ "healthCheck": health })));
+    let command = |command: Value| check(json!({ "command": command })).unwrap().containers[0].health_check.clone();
+    assert_eq!(command(json!(["CMD-SHELL", "a || exit 1"])).unwrap().command, ["/bin/sh", "-c", "a || exit 1"]);
+    assert_eq!(command(json!(["CMD", "a", "b"])).unwrap().command, ["a", "b"]);
+    let bare = command(json!(["a", "b"])).unwrap();
+    assert_eq!(bare.command, ["a", "b"]);
+    assert_eq!((bare.interval_secs, bare.timeout_secs, bare.retries, bare.start_period_secs), (30, 5, 3, 0));
+    assert!(check(json!({})).unwrap().containers[0].health_check.is_none());
+    let waits = json!({ "containerDefinitions": [
+        { "name": "a", "image": "i", "memory": 6, "dependsOn": [{ "containerName": "b", "condition": "HEALTHY" }] },
+        { "name": "b", "image": "i", "memory": 6 },
+    ] });
+    assert_problem(waits, json!({}), "containerDefinitions[0].dependsOn[0].condition", "has no healthCheck");
 }
 
 #[test]

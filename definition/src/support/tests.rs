@@ -57,12 +57,12 @@ fn readme_holds_the_table() {
 #[test]
 fn refused_members_are_named_with_their_path() {
     let value = serde_json::json!({
-        "pidMode": "host",
+        "proxyConfiguration": { "containerName": "p" },
         "tags": [],
-        "containerDefinitions": [{}, { "healthCheck": { "command": ["true"] }, "interactive": false, "links": null }],
+        "containerDefinitions": [{}, { "firelensConfiguration": { "type": "fluentbit" }, "interactive": false, "links": null }],
     });
     let mut problems = Problems::default();
     refuse(TASK_DEFINITION, &value, "", &mut problems);
     let paths: Vec<_> = problems.0.iter().map(|problem| problem.path.as_str()).collect();
-    assert_eq!(paths, ["pidMode", "containerDefinitions[1].healthCheck"]);
+    assert_eq!(paths, ["proxyConfiguration", "containerDefinitions[1].firelensConfiguration"]);
 }

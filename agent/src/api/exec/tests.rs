@@ -2,6 +2,7 @@
 
 use futures_util::TryStreamExt as _;
 use oci_spec::runtime::Process;
+use tokio::net::UnixStream;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::UnixListener,

@@ -1,15 +1,22 @@
-//! `runtime::monitor::protocol` on tokio: the frames of one exec, typed by direction.
+//! A connection to a container's monitor: `runtime::monitor::protocol` on tokio, the frames of one exec typed by direction.
 
+use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd as _;
+use std::path::Path;
 
 use oci_spec::runtime::Process;
 use runtime::monitor::protocol::{self, Exited, Failure, Kind, MAX_PAYLOAD, Request, Signal, Window};
 use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::UnixStream;
 
 /// Why a frame could not be sent or received.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum FrameError {
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum ConnectionError {
+    #[error("cannot connect to it")]
+    Connect(#[source] io::Error),
     #[error("cannot write to the socket")]
     Write(#[source] io::Error),
     #[error("cannot read from the socket")]
@@ -28,7 +35,7 @@ pub(super) enum FrameError {
 
 /// What the agent sends after the request.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Input {
+pub(crate) enum Input {
     Stdin(Vec<u8>),
     StdinClosed,
     Resize(Window),
@@ -37,7 +44,7 @@ pub(super) enum Input {
 
 /// What the monitor answers.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Output {
+pub(crate) enum Output {
     Started,
     Refused(Failure),
     Stdout(Vec<u8>),
@@ -45,21 +52,29 @@ pub(super) enum Output {
     Exited(i32),
 }
 
+/// A socket's path may have 107 bytes; through its directory's descriptor it has fewer.
+pub(crate) async fn connect(socket: &Path) -> Result<UnixStream, ConnectionError> {
+    let directory = File::open(socket.parent().unwrap_or(Path::new("/"))).map_err(ConnectionError::Connect)?;
+    let name = socket.file_name().unwrap_or_default();
+    let short = Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(name);
+    UnixStream::connect(short).await.map_err(ConnectionError::Connect)
+}
+
 /// Asks for `process` to be run in the container; `stdin` keeps its stdin open.
-pub(super) async fn request_exec(
+pub(crate) async fn request_exec(
     writer: &mut (impl AsyncWrite + Unpin),
     process: Process,
     stdin: bool,
-) -> Result<(), FrameError> {
+) -> Result<(), ConnectionError> {
     let request = json(Kind::Request, &Request::Exec { process: Box::new(process), stdin })?;
     if request.len() > MAX_PAYLOAD {
-        return Err(FrameError::TooLong(request.len()));
+        return Err(ConnectionError::TooLong(request.len()));
     }
     write(writer, Kind::Request, &request).await
 }
 
 /// Sends one input; stdin in as many frames as it needs.
-pub(super) async fn send(writer: &mut (impl AsyncWrite + Unpin), input: Input) -> Result<(), FrameError> {
+pub(crate) async fn send(writer: &mut (impl AsyncWrite + Unpin), input: Input) -> Result<(), ConnectionError> {
     match input {
         Input::Stdin(bytes) => {
             for piece in bytes.chunks(MAX_PAYLOAD) {
@@ -73,42 +88,42 @@ pub(super) async fn send(writer: &mut (impl AsyncWrite + Unpin), input: Input) -
     }
 }
 
-async fn write(writer: &mut (impl AsyncWrite + Unpin), kind: Kind, payload: &[u8]) -> Result<(), FrameError> {
-    writer.write_all(&protocol::encode(kind, payload)).await.map_err(FrameError::Write)
+async fn write(writer: &mut (impl AsyncWrite + Unpin), kind: Kind, payload: &[u8]) -> Result<(), ConnectionError> {
+    writer.write_all(&protocol::encode(kind, payload)).await.map_err(ConnectionError::Write)
 }
 
-fn json(kind: Kind, value: &impl Serialize) -> Result<Vec<u8>, FrameError> {
-    serde_json::to_vec(value).map_err(|error| FrameError::Content(kind, error))
+fn json(kind: Kind, value: &impl Serialize) -> Result<Vec<u8>, ConnectionError> {
+    serde_json::to_vec(value).map_err(|error| ConnectionError::Content(kind, error))
 }
 
 /// The monitor's frames.
 #[derive(Debug)]
-pub(super) struct Outputs<R> {
+pub(crate) struct Outputs<R> {
     reader: R,
     buffer: Vec<u8>,
 }
 
 impl<R: AsyncRead + Unpin> Outputs<R> {
-    pub(super) fn new(reader: R) -> Self {
+    pub(crate) fn new(reader: R) -> Self {
         Self { reader, buffer: Vec::new() }
     }
 
     /// The next frame; None where the monitor closed the connection between two. May be given up and called again:
     /// what was read stays in the buffer.
-    pub(super) async fn next(&mut self) -> Result<Option<Output>, FrameError> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Output>, ConnectionError> {
         loop {
-            if let Some((kind, payload)) = protocol::decode(&mut self.buffer).map_err(FrameError::NoFrame)? {
+            if let Some((kind, payload)) = protocol::decode(&mut self.buffer).map_err(ConnectionError::NoFrame)? {
                 return output(kind, payload).map(Some);
             }
-            if self.reader.read_buf(&mut self.buffer).await.map_err(FrameError::Read)? == 0 {
-                return if self.buffer.is_empty() { Ok(None) } else { Err(FrameError::Torn) };
+            if self.reader.read_buf(&mut self.buffer).await.map_err(ConnectionError::Read)? == 0 {
+                return if self.buffer.is_empty() { Ok(None) } else { Err(ConnectionError::Torn) };
             }
         }
     }
 }
 
-fn output(kind: Kind, payload: Vec<u8>) -> Result<Output, FrameError> {
-    let content = |error| FrameError::Content(kind, error);
+fn output(kind: Kind, payload: Vec<u8>) -> Result<Output, ConnectionError> {
+    let content = |error| ConnectionError::Content(kind, error);
     match kind {
         Kind::Done => Ok(Output::Started),
         Kind::Failed => serde_json::from_slice(&payload).map(Output::Refused).map_err(content),
@@ -118,7 +133,7 @@ fn output(kind: Kind, payload: Vec<u8>) -> Result<Output, FrameError> {
             serde_json::from_slice(&payload).map(|exited: Exited| Output::Exited(exited.exit_code)).map_err(content)
         }
         Kind::Request | Kind::Stdin | Kind::StdinClosed | Kind::Resize | Kind::Signal => {
-            Err(FrameError::Unexpected(kind))
+            Err(ConnectionError::Unexpected(kind))
         }
     }
 }

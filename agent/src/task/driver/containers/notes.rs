@@ -1,0 +1,54 @@
+//! What becomes of a container, written into the task's record in ECS's words.
+
+use runtime::cli::report::chain;
+use runtime::monitor::protocol::{ExitRecord, Failure};
+
+use super::{Driver, cut};
+use crate::sandbox::{Sandbox, SandboxError};
+use crate::task::Stage;
+use crate::task::ordering::Known;
+
+impl<S: Sandbox + Clone> Driver<S> {
+    pub(super) fn note_running(&mut self, index: usize) {
+        self.record.set_stage(index, Stage::Running);
+        self.record.task.containers[index].last_status = Some("RUNNING".to_owned());
+    }
+
+    /// A container that could not be started stops its task, essential or not, as in ECS.
+    pub(super) async fn note_failure(&mut self, index: usize, failure: &Failure, exit_code: Option<i32>) -> Known {
+        let reason = format!("{}: {}", failure.kind, failure.message);
+        self.record.task.containers[index].exit_code = exit_code;
+        self.record.task.containers[index].last_status = Some("STOPPED".to_owned());
+        self.record.set_stage(index, Stage::Stopped);
+        self.fail(&reason, Some(index)).await;
+        Known::Stopped { exit_code, ran: false }
+    }
+
+    pub(super) fn note_exit(&mut self, index: usize, exit: Result<Option<ExitRecord>, SandboxError>) -> Known {
+        self.record.set_stage(index, Stage::Stopped);
+        let view = &mut self.record.task.containers[index];
+        view.last_status = Some("STOPPED".to_owned());
+        match exit {
+            Ok(Some(exit)) => {
+                view.exit_code = exit.exit_code;
+                if exit.oom_killed && exit.exit_code == Some(137) {
+                    view.reason = Some("OutOfMemoryError: Container killed due to memory usage".to_owned());
+                } else if let Some(failure) = &exit.error {
+                    view.reason = Some(cut(&format!("{}: {}", failure.kind, failure.message)));
+                }
+                Known::Stopped { exit_code: exit.exit_code, ran: exit.started_at.is_some() }
+            }
+            Ok(None) => {
+                tracing::warn!(task = %self.id, container = view.name(), "the container's monitor ended without a record; the exit code is lost");
+                view.reason =
+                    Some("ContainerVanishedError: the container's monitor ended without a record of it".to_owned());
+                Known::Stopped { exit_code: None, ran: true }
+            }
+            Err(error) => {
+                tracing::warn!(task = %self.id, container = view.name(), error = chain(&error), "the container's exit cannot be read");
+                view.reason = Some(cut(&format!("CannotInspectContainerError: {}", chain(&error))));
+                Known::Stopped { exit_code: None, ran: true }
+            }
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! Health checks, what waits for them, and containers that are started again.
+
+use std::time::Duration;
+
+use proto::v1::{Container, Task};
+use serde_json::{Value, json};
+use system_tests::definition::{shell, task, with};
+use system_tests::{TestHost, eventually};
+
+fn container<'a>(task: &'a Task, name: &str) -> &'a Container {
+    task.containers.iter().find(|container| container.name() == name).unwrap()
+}
+
+/// The shortest that ECS allows.
+fn checked(container: Value, script: &str) -> Value {
+    with(
+        container,
+        json!({ "healthCheck": { "command": ["CMD-SHELL", script], "interval": 5, "timeout": 2, "retries": 1 } }),
+    )
+}
+
+#[test]
+fn dependants_wait_until_it_is_healthy() {
+    let mut host = TestHost::start();
+    let image = host.image("base");
+    let server = checked(shell("server", &image, "sleep 1; touch /ready; sleep 100"), "test -e /ready");
+    let waits = json!({ "dependsOn": [{ "containerName": "server", "condition": "HEALTHY" }], "essential": false });
+    let client = with(shell("client", &image, "echo started"), waits);
+    let arn = host.run(&task("healthy", &[client, server]));
+    let started = eventually("the server is healthy", Duration::from_secs(20), || {
+        let task = host.describe(&arn);
+        let healthy = container(&task, "server").health_status() == "HEALTHY";
+        assert!(healthy || container(&task, "client").last_status() == "PENDING", "{task:?}");
+        healthy.then_some(task)
+    });
+    assert_eq!(started.health_status(), "HEALTHY");
+    let seen = host.watch(&arn, |task| container(task, "client").last_status() == "STOPPED");
+    assert_eq!(container(seen.last().unwrap(), "client").exit_code, Some(0));
+    // A new agent goes on where this one was.
+    host.kill9();
+    host.restart();
+    let task = host.describe(&arn);
+    assert_eq!((task.last_status(), task.health_status()), ("RUNNING", "HEALTHY"));
+    let told = exec(&host, &arn, "server", "rm /ready");
+    assert_eq!(told, Some(0));
+    let seen = host.watch(&arn, |task| task.health_status() == "UNHEALTHY");
+    assert_eq!(seen.last().unwrap().last_status(), "RUNNING", "a task of nobody's service goes on");
+}
+
+fn exec(host: &TestHost, arn: &str, container: &str, script: &str) -> Option<i32> {
+    host.cli(&["exec", "--container", container, arn, "sh", "-c", script]).status.code()
+}
+
+#[test]
+fn checks_that_hang_or_flood_have_failed_and_leave_nothing() {
+    let host = TestHost::start();
+    let image = host.image("base");
+    let hangs = checked(shell("hangs", &image, "sleep 100"), "exec sleep 4321");
+    let floods = checked(shell("floods", &image, "sleep 100"), "exec yes");
+    let missing = with(
+        shell("missing", &image, "sleep 100"),
+        json!({ "healthCheck": {
+        "command": ["CMD", "/no/such/program"], "interval": 5, "timeout": 2, "retries": 1 } }),
+    );
+    let arn = host.run(&task("unhealthy", &[hangs, floods, missing]));
+    let unhealthy = |task: &Task| task.containers.iter().all(|container| container.health_status() == "UNHEALTHY");
+    let seen = host.watch(&arn, unhealthy);
+    assert_eq!(seen.last().unwrap().health_status(), "UNHEALTHY");
+    eventually("the checks were killed", Duration::from_secs(5), || {
+        let left = |name: &str, word: &str| exec(&host, &arn, name, &format!("pgrep -f '{word}'")) == Some(0);
+        (!left("hangs", "[s]leep 4321") && !left("floods", "^[y]es")).then_some(())
+    });
+    assert!(host.logs(&arn, "floods").is_empty(), "a check's output is not the container's");
+}
+
+#[test]
+fn what_is_not_healthy_in_time_stops_the_task() {
+    let host = TestHost::start();
+    let image = host.image("base");
+    let slow = with(
+        checked(shell("slow", &image, "trap 'exit 9' TERM; while :; do sleep 0.1; done"), "false"),
+        json!({ "startTimeout": 2 }),
+    );
+    let waits = json!({ "dependsOn": [{ "containerName": "slow", "condition": "HEALTHY" }] });
+    let ended = host.run_to_end(&task("late", &[with(shell("client", &image, "true"), waits), slow]));
+    assert_eq!(ended.stop_code(), "TaskFailedToStart");
+    let reason = format!("TaskDependencyError: Task dependencies cannot be resolved, taskArn: {}", ended.task_arn());
+    assert_eq!(ended.stopped_reason(), reason);
+    assert_eq!((container(&ended, "client").exit_code, container(&ended, "slow").exit_code), (None, Some(9)));
+}
+
+/// ECS allows no shorter period than a minute, so this takes one.
+#[test]
+fn a_container_is_started_again() {
+    let mut host = TestHost::start();
+    let image = host.image("base");
+    let policy = |ignored: Value| json!({ "restartPolicy": { "enabled": true, "restartAttemptPeriod": 60, "ignoredExitCodes": ignored } });
+    let script = "echo run $(ls /runs | wc -l); touch /runs/$(ls /runs | wc -l); sleep 61; exit 7";
+    let volume = json!({ "mountPoints": [{ "sourceVolume": "runs", "containerPath": "/runs" }] });
+    let again = with(with(shell("again", &image, script), policy(json!([]))), volume);
+    let quick = with(with(shell("quick", &image, "exit 7"), policy(json!([]))), json!({ "essential": false }));
+    let ignored =
+        with(with(shell("ignored", &image, "sleep 61; exit 7"), policy(json!([7]))), json!({ "essential": false }));
+    let arn = host.run(&with(task("again", &[again, quick, ignored]), json!({ "volumes": [{ "name": "runs" }] })));
+    host.running(&arn);
+    // The end of the first run is for a new agent to find.
+    std::thread::sleep(Duration::from_secs(55));
+    host.kill9();
+    std::thread::sleep(Duration::from_secs(8));
+    host.restart();
+    eventually("it runs again", Duration::from_secs(20), || {
+        (host.logs(&arn, "again") == "run 0\nrun 1\n").then_some(())
+    });
+    let task = host.describe(&arn);
+    assert_eq!((task.last_status(), container(&task, "again").last_status()), ("RUNNING", "RUNNING"));
+    for name in ["quick", "ignored"] {
+        assert_eq!(container(&task, name).exit_code, Some(7), "{name} is not started again");
+    }
+    host.stop(&arn, None).unwrap();
+    let ended = host.stopped(&arn);
+    assert_eq!(container(&ended, "again").exit_code, Some(137), "stopped by us it stays stopped");
+}
