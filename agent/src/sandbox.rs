@@ -58,6 +58,19 @@ pub struct Shared {
     pub user_base: Option<u32>,
     /// Whether the containers share a network namespace of their own.
     pub network: bool,
+    /// Whether they share an ipc namespace, and the bytes of the /dev/shm that goes with it.
+    pub ipc: Option<u64>,
+    /// Whether they share a pid namespace.
+    pub pid: bool,
+}
+
+impl Shared {
+    /// Their names, as they are pinned.
+    fn names(self) -> Vec<&'static str> {
+        let wanted =
+            [("user", self.user_base.is_some()), ("net", self.network), ("ipc", self.ipc.is_some()), ("pid", self.pid)];
+        wanted.into_iter().filter(|(_, wanted)| *wanted).map(|(name, _)| name).collect()
+    }
 }
 
 /// What a container's start came to.

@@ -6,7 +6,7 @@ use proto::v1::RegisterTaskDefinitionRequest;
 
 use crate::problem::{Problem, Problems};
 use crate::support;
-use crate::task::{CpuArchitecture, LaunchType, NetworkMode, TaskSpec};
+use crate::task::{CpuArchitecture, IpcMode, LaunchType, NetworkMode, PidMode, TaskSpec};
 
 pub(crate) mod container;
 mod dependencies;
@@ -26,6 +26,8 @@ pub fn check(request: &RegisterTaskDefinitionRequest) -> Result<TaskSpec, Vec<Pr
     let family = request.family.clone().unwrap_or_default();
     name(&mut problems, "family", "Family", &family);
     let network_mode = network_mode(&mut problems, request.network_mode.as_deref());
+    let pid_mode = pid_mode(&mut problems, request.pid_mode.as_deref());
+    let ipc_mode = ipc_mode(&mut problems, request.ipc_mode.as_deref());
     let requires_compatibilities = compatibilities(&mut problems, &request.requires_compatibilities);
     let cpu_units = size::task_cpu(&mut problems, "cpu", request.cpu.as_deref());
     let memory_mib = size::task_memory(&mut problems, "memory", request.memory.as_deref());
@@ -51,6 +53,8 @@ pub fn check(request: &RegisterTaskDefinitionRequest) -> Result<TaskSpec, Vec<Pr
     let task = TaskSpec {
         family,
         network_mode,
+        pid_mode,
+        ipc_mode,
         cpu_units,
         memory_mib,
         containers,
@@ -77,9 +81,25 @@ pub(crate) fn across(problems: &mut Problems, task: &TaskSpec) {
     if !task.containers.is_empty() && !task.containers.iter().any(|container| container.essential) {
         problems.client("containerDefinitions", "At least one container must be marked as essential.");
     }
+    modes(problems, task);
     size::across(problems, task);
     volumes::across(problems, task);
     dependencies::across(problems, task);
+}
+
+/// What the host's ipc namespace forbids.
+fn modes(problems: &mut Problems, task: &TaskSpec) {
+    if task.ipc_mode != IpcMode::Host {
+        return;
+    }
+    for (index, container) in task.containers.iter().enumerate() {
+        for name in container.system_controls.keys().filter(|name| !name.starts_with("net.")) {
+            problems.client(
+                format!("containerDefinitions[{index}].systemControls"),
+                format!("'{name}' cannot be set with ipcMode host: it would be the host's."),
+            );
+        }
+    }
 }
 
 /// Family, container and volume names: 1 to 255 of letters, digits, `_` and `-`.
@@ -101,6 +121,31 @@ fn network_mode(problems: &mut Problems, mode: Option<&str>) -> NetworkMode {
         Some(other) => {
             problems.client("networkMode", format!("Invalid networkMode '{other}': use bridge, host, awsvpc or none."));
             NetworkMode::Bridge
+        }
+    }
+}
+
+fn pid_mode(problems: &mut Problems, mode: Option<&str>) -> PidMode {
+    match mode {
+        None | Some("") => PidMode::Private,
+        Some("task") => PidMode::Task,
+        Some("host") => PidMode::Host,
+        Some(other) => {
+            problems.client("pidMode", format!("Invalid pidMode '{other}': use host or task."));
+            PidMode::Private
+        }
+    }
+}
+
+fn ipc_mode(problems: &mut Problems, mode: Option<&str>) -> IpcMode {
+    match mode {
+        None | Some("") => IpcMode::Private,
+        Some("task") => IpcMode::Task,
+        Some("host") => IpcMode::Host,
+        Some("none") => IpcMode::None,
+        Some(other) => {
+            problems.client("ipcMode", format!("Invalid ipcMode '{other}': use host, task or none."));
+            IpcMode::Private
         }
     }
 }

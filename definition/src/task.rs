@@ -11,6 +11,10 @@ pub struct TaskSpec {
     pub family: String,
     /// What network the task's containers see.
     pub network_mode: NetworkMode,
+    /// Whose processes the containers see.
+    pub pid_mode: PidMode,
+    /// Whose System V and POSIX IPC objects the containers see.
+    pub ipc_mode: IpcMode,
     /// Hard limit of the whole task in CPU units (1024 = one processor).
     pub cpu_units: Option<u32>,
     /// Hard limit of the whole task in MiB.
@@ -188,6 +192,30 @@ pub enum NetworkMode {
     /// A namespace per task with an address of its own.
     Awsvpc,
     /// Loopback alone.
+    None,
+}
+
+/// ECS `pidMode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PidMode {
+    /// A namespace per container.
+    Private,
+    /// One for all containers of the task.
+    Task,
+    /// The host's.
+    Host,
+}
+
+/// ECS `ipcMode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IpcMode {
+    /// A namespace and a /dev/shm per container.
+    Private,
+    /// One of each for all containers of the task.
+    Task,
+    /// The host's.
+    Host,
+    /// A namespace per container, no /dev/shm.
     None,
 }
 

@@ -185,7 +185,7 @@ pub(crate) enum ListFormat {
 pub(crate) enum Namespaces {
     /// Make and pin namespaces
     Create {
-        /// Where to pin them: DIR/user, DIR/net
+        /// Where to pin them: DIR/user, DIR/net, DIR/ipc, DIR/pid
         #[arg(long)]
         dir: PathBuf,
         /// Make a user namespace whose id 0 is this one of the host
@@ -197,6 +197,12 @@ pub(crate) enum Namespaces {
         /// Make a network namespace
         #[arg(long)]
         net: bool,
+        /// Make an ipc namespace, and a tmpfs of this many bytes at DIR/shm
+        #[arg(long, value_name = "BYTES")]
+        ipc: Option<u64>,
+        /// Make a pid namespace, whose pid 1 lives in this cgroup
+        #[arg(long, value_name = "CGROUP")]
+        pid: Option<String>,
     },
     /// Release and remove them
     Delete {

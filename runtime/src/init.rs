@@ -126,7 +126,7 @@ fn steps(setup: &Setup, channel: &mut Channel) -> Result<Infallible, Failure> {
     set_names(setup)?;
     set_sysctls(setup)?;
     protect::protect(&root, &setup.mounts)?;
-    mounts::enter(&root, &setup.mounts)?;
+    mounts::enter(&root, setup.mounts.propagation)?;
     protect::protect_root(&root, &setup.mounts)?;
 
     let identity = Identity::resolve(&root, &setup.settings.user)?;

@@ -183,8 +183,8 @@ pub fn attach_root(mount: OwnedFd) -> Result<root::Root, Failure> {
     Ok(root::Root::new(mount))
 }
 
-/// Makes `root` the root directory and detaches the host's.
-pub fn enter(root: &root::Root, plan: &Plan) -> Result<(), Failure> {
+/// Makes `root` the root directory, with this propagation, and detaches the host's.
+pub fn enter(root: &root::Root, propagation: Option<(u64, bool)>) -> Result<(), Failure> {
     let host_root = open("/", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).at(Step::PivotRoot)?;
     fchdir(root).at(Step::PivotRoot)?;
     pivot_root(".", ".").at(Step::PivotRoot)?;
@@ -192,7 +192,7 @@ pub fn enter(root: &root::Root, plan: &Plan) -> Result<(), Failure> {
     fchdir(&host_root).at(Step::PivotRoot)?;
     umount2(".", MntFlags::MNT_DETACH).at(Step::PivotRoot)?;
     chdir("/").at(Step::PivotRoot)?;
-    if let Some((propagation, recursive)) = plan.propagation {
+    if let Some((propagation, recursive)) = propagation {
         let attributes = Attributes { propagation, ..Attributes::default() };
         set_attributes(root.as_fd(), recursive, attributes).on(Step::Propagation, "/")?;
     }

@@ -12,6 +12,7 @@ use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType};
 
 use crate::init::failure::{Context, Failure, Step};
 
+mod pause;
 pub mod pin;
 pub mod user;
 

@@ -66,10 +66,14 @@ fn checks_that_hang_or_flood_have_failed_and_leave_nothing() {
     let unhealthy = |task: &Task| task.containers.iter().all(|container| container.health_status() == "UNHEALTHY");
     let seen = host.watch(&arn, unhealthy);
     assert_eq!(seen.last().unwrap().health_status(), "UNHEALTHY");
-    eventually("the checks were killed", Duration::from_secs(5), || {
-        let left = |name: &str, word: &str| exec(&host, &arn, name, &format!("pgrep -f '{word}'")) == Some(0);
-        (!left("hangs", "[s]leep 4321") && !left("floods", "^[y]es")).then_some(())
-    });
+    // The next check begins three seconds after the last was given up.
+    let gone = |name: &str, word: &str| {
+        let script = format!("grep -q '{word}' /proc/[0-9]*/cmdline; test $? = 1");
+        let gone = || (exec(&host, &arn, name, &script) == Some(0)).then_some(());
+        eventually("the check was killed", Duration::from_secs(10), gone);
+    };
+    gone("hangs", "[4]321");
+    gone("floods", "^[y]es");
     assert!(host.logs(&arn, "floods").is_empty(), "a check's output is not the container's");
 }
 

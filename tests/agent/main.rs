@@ -10,5 +10,6 @@ mod health;
 mod kill9;
 mod leftovers;
 mod logs;
+mod modes;
 mod run;
 mod stop;

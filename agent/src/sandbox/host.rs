@@ -65,7 +65,8 @@ impl Host {
         let lock = self.lock().await?;
         let path = self.cgroup.clone();
         blocking(move || Cgroup::ensure(&path, &limits).map(drop)).await?;
-        if (shared.user_base.is_none() && !shared.network) || self.has_namespaces(shared) {
+        let wanted = shared.names();
+        if wanted.is_empty() || self.has_namespaces(&wanted) {
             return Ok(());
         }
         let namespaces = Host::namespaces(&self.directory).to_string_lossy().into_owned();
@@ -77,18 +78,25 @@ impl Host {
         if shared.network {
             arguments.push("--net".to_owned());
         }
+        if let Some(bytes) = shared.ipc {
+            arguments.extend(["--ipc".to_owned(), bytes.to_string()]);
+        }
+        if shared.pid {
+            // No container's cgroup has a dot in its name.
+            arguments.extend(["--pid".to_owned(), format!("{}/task.pause", self.cgroup)]);
+        }
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         self.run("namespaces delete", &arguments[..2], &lock).await?;
         self.run("namespaces create", &arguments, &lock).await
     }
 
     /// Whether an earlier agent pinned all that is needed.
-    fn has_namespaces(&self, shared: Shared) -> bool {
+    fn has_namespaces(&self, wanted: &[&str]) -> bool {
         let directory = Host::namespaces(&self.directory);
         let pinned = |name: &str| {
             statfs::statfs(&directory.join(name)).is_ok_and(|found| found.filesystem_type() == statfs::NSFS_MAGIC)
         };
-        (shared.user_base.is_none() || pinned("user")) && (!shared.network || pinned("net"))
+        wanted.iter().all(|name| pinned(name))
     }
 
     /// Waits until nobody else makes or removes what the task shares.

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use definition::task::{ContainerSpec, NetworkMode, TaskSpec, TmpfsSpec, VolumeSource};
+use definition::task::{ContainerSpec, IpcMode, NetworkMode, PidMode, TaskSpec, TmpfsSpec, VolumeSource};
 use oci_spec::image::ImageConfiguration;
 use oci_spec::runtime::Spec;
 use runtime::bundle::RootfsRecord;
@@ -18,7 +18,7 @@ mod devices;
 /// docker's PATH for images without one.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// docker's /dev/shm, bytes.
-const SHM_BYTES: u64 = 64 << 20;
+pub(super) const SHM_BYTES: u64 = 64 << 20;
 /// docker's default open files.
 const OPEN_FILES: u64 = 1_048_576;
 
@@ -234,8 +234,17 @@ fn capability_names(container: &ContainerSpec) -> Result<Vec<String>, BundleErro
 }
 
 fn namespaces(task: &TaskSpec, around: &Surroundings<'_>) -> Vec<Value> {
-    let mut namespaces: Vec<Value> =
-        ["pid", "mount", "uts", "ipc", "cgroup"].iter().map(|kind| json!({ "type": kind })).collect();
+    let mut namespaces: Vec<Value> = ["mount", "uts", "cgroup"].iter().map(|kind| json!({ "type": kind })).collect();
+    match task.pid_mode {
+        PidMode::Private => namespaces.push(json!({ "type": "pid" })),
+        PidMode::Task => namespaces.push(json!({ "type": "pid", "path": around.namespaces.join("pid") })),
+        PidMode::Host => {}
+    }
+    match task.ipc_mode {
+        IpcMode::Private | IpcMode::None => namespaces.push(json!({ "type": "ipc" })),
+        IpcMode::Task => namespaces.push(json!({ "type": "ipc", "path": around.namespaces.join("ipc") })),
+        IpcMode::Host => {}
+    }
     if around.user_namespace {
         namespaces.push(json!({ "type": "user", "path": around.namespaces.join("user") }));
     }
@@ -286,11 +295,21 @@ fn mounts(task: &TaskSpec, container: &ContainerSpec, around: &Surroundings<'_>)
             "devpts",
             &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
         ),
-        mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", &shm]),
-        mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
         mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", system]),
         mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", system]),
     ];
+    let no_exec = ["nosuid", "noexec", "nodev"];
+    let of_task = around.namespaces.join("shm").to_string_lossy().into_owned();
+    match task.ipc_mode {
+        IpcMode::Private => {
+            mounts.push(mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", &shm]));
+        }
+        IpcMode::Task => mounts.push(mount("/dev/shm", "bind", &of_task, &["bind", "nosuid", "noexec", "nodev"])),
+        IpcMode::Host => mounts.push(mount("/dev/shm", "bind", "/dev/shm", &["bind", "nosuid", "noexec", "nodev"])),
+        IpcMode::None => {}
+    }
+    // Of the ipc namespace that the container is in.
+    mounts.push(mount("/dev/mqueue", "mqueue", "mqueue", &no_exec));
     let bind = |destination: &str, source: &Path, read_only: bool| {
         let mut options = vec!["rbind", "rprivate", if read_only { "ro" } else { "rw" }];
         if around.user_namespace {

@@ -6,12 +6,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use definition::task::{ContainerSpec, NetworkMode, TaskSpec, VolumeSource};
+use definition::task::{ContainerSpec, IpcMode, NetworkMode, PidMode, TaskSpec, VolumeSource};
 use futures_util::future::try_join_all;
 use nix::sys::statfs::{self, FsType};
 use oci_spec::runtime::LinuxResources;
 use rootfs::{Image, Images, Reference};
 
+use super::bundle::SHM_BYTES;
 use crate::identity::{TaskId, shortened};
 use crate::sandbox::host::{make_directory, remove_tree};
 use crate::sandbox::{Sandbox, SandboxError, Shared};
@@ -110,6 +111,12 @@ pub fn user_namespace_off(root: &Path, task: &TaskSpec) -> Option<&'static str> 
     if task.containers.iter().any(|container| container.privileged) {
         return Some("privileged");
     }
+    if task.pid_mode == PidMode::Host {
+        return Some("host-pid");
+    }
+    if task.ipc_mode == IpcMode::Host {
+        return Some("host-ipc");
+    }
     if task.containers.iter().any(|container| !container.devices.is_empty()) {
         // Nodes of the host's /dev cannot be id-mapped: root inside would be nobody to them.
         return Some("devices");
@@ -192,13 +199,21 @@ pub async fn provision<S: Sandbox>(parts: Parts<'_, S>) -> Result<Vec<Image>, Pr
     directories(parts.spec, parts.places)?;
     let sandbox = async {
         let network = matches!(parts.spec.network_mode, NetworkMode::Bridge | NetworkMode::Awsvpc);
-        let shared = Shared { user_base: parts.user_base, network };
+        let ipc = (parts.spec.ipc_mode == IpcMode::Task).then(|| shared_memory_bytes(parts.spec));
+        let pid = parts.spec.pid_mode == PidMode::Task;
+        let shared = Shared { user_base: parts.user_base, network, ipc, pid };
         parts.sandbox.prepare(shared, &limits(parts.spec, parts.pids_limit)).await.map_err(ProvisionError::from)
     };
     let pulls =
         try_join_all(parts.spec.containers.iter().enumerate().map(|(index, container)| pull(&parts, index, container)));
     let (images, ()) = tokio::try_join!(pulls, sandbox)?;
     Ok(images)
+}
+
+/// The one /dev/shm of a task whose containers share it: as large as the largest that one of them asks for.
+fn shared_memory_bytes(task: &TaskSpec) -> u64 {
+    let asked = task.containers.iter().filter_map(|container| container.shared_memory_mib).max();
+    asked.map_or(SHM_BYTES, |mib| u64::from(mib) << 20)
 }
 
 /// ECS's default: always ask the registry, and use what is here where that fails.

@@ -3,7 +3,7 @@
 use proto::v1::RegisterTaskDefinitionRequest;
 
 use crate::problem::Problems;
-use crate::task::{ContainerSpec, LaunchType, NetworkMode, TaskSpec, VolumeSource};
+use crate::task::{ContainerSpec, IpcMode, LaunchType, NetworkMode, PidMode, TaskSpec, VolumeSource};
 
 /// CPU units and the memory they may go with: first, last and step in MiB.
 const SIZES: [(u32, u32, u32, u32); 7] = [
@@ -24,6 +24,15 @@ pub(super) fn check(problems: &mut Problems, request: &RegisterTaskDefinitionReq
     }
     if task.network_mode != NetworkMode::Awsvpc {
         problems.client("networkMode", "Fargate only supports network mode ‘awsvpc’.");
+    }
+    if task.pid_mode == PidMode::Host {
+        problems.client(
+            "pidMode",
+            "Tasks using the Fargate launch type do not support pidMode 'host'. The supported value for pidMode is 'task'.",
+        );
+    }
+    if task.ipc_mode != IpcMode::Private {
+        problems.client("ipcMode", "ipcMode is not supported in Fargate.");
     }
     for (path, given) in [("cpu", request.cpu.is_some()), ("memory", request.memory.is_some())] {
         if !given {

@@ -281,8 +281,9 @@ pub(super) fn list(root: &Path, args: &List) -> Outcome {
 /// `namespaces create` and `namespaces delete`
 pub(super) fn namespaces(args: &Namespaces) -> Outcome {
     match args {
-        Namespaces::Create { dir, user_base, user_size, net } => {
-            pin::create(&pin::Request { directory: dir, user: user_base.zip(*user_size), network: *net })?;
+        Namespaces::Create { dir, user_base, user_size, net, ipc, pid } => {
+            let user = user_base.zip(*user_size);
+            pin::create(&pin::Request { directory: dir, user, network: *net, ipc: *ipc, pid: pid.as_deref() })?;
         }
         Namespaces::Delete { dir } => pin::delete(dir)?,
     }

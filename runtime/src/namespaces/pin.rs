@@ -1,9 +1,12 @@
-//! Namespaces that outlive their processes: a user and a network namespace per task, pinned by bind mounts of their
+//! Namespaces that outlive their processes: those that the containers of a task share, pinned by bind mounts of their
 //! nsfs files below a directory. All containers of a task join them.
 //!
 //! ```text
-//! DIR/user   user namespace, where asked for
-//! DIR/net    network namespace owned by it, with lo up
+//! DIR/user   user namespace, where asked for; it owns the others
+//! DIR/net    network namespace, with lo up
+//! DIR/ipc    ipc namespace
+//! DIR/shm    a tmpfs, the /dev/shm that goes with it
+//! DIR/pid    pid namespace, whose pid 1 is `pause`
 //! ```
 
 use std::fs::File;
@@ -11,13 +14,21 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::CloneFlags;
-use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder};
+use nix::unistd::pipe2;
+use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder, LinuxResources};
 
+use super::pause;
 use super::user::{self, Holder};
+use crate::cgroup::{Cgroup, CgroupError};
 use crate::init::failure::{Failure, IntoErrno};
 use crate::sys::loopback;
+use crate::sys::title::Arguments;
+
+/// Name of the tmpfs.
+const SHM: &str = "shm";
 
 /// What to pin.
 #[derive(Debug, Clone, Copy)]
@@ -28,20 +39,28 @@ pub struct Request<'a> {
     pub user: Option<(u32, u32)>,
     /// Make a network namespace.
     pub network: bool,
+    /// Make an ipc namespace, and a tmpfs of this many bytes beside it.
+    pub ipc: Option<u64>,
+    /// Make a pid namespace, whose pid 1 goes into this cgroup, to be killed with it.
+    pub pid: Option<&'a str>,
 }
 
 /// Why namespaces could not be pinned or released.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum PinError {
-    #[error("neither a user nor a network namespace was asked for")]
+    #[error("no namespace was asked for")]
     Nothing,
     #[error("the range of {size} ids from {base} is not possible")]
     Range { base: u32, size: u32 },
     #[error("cannot make namespaces")]
     Make(#[source] Failure),
-    #[error("cannot bring lo up")]
-    Loopback(#[source] Errno),
+    #[error("cannot bring lo up, or start the process of the pid namespace")]
+    Work(#[source] Errno),
+    #[error("cannot put the process of the pid namespace into its cgroup")]
+    Cgroup(#[source] CgroupError),
+    #[error("cannot mount {path}")]
+    Shm { path: PathBuf, source: Errno },
     #[error("cannot make {path}")]
     File { path: PathBuf, source: io::Error },
     #[error("cannot pin a namespace at {path}")]
@@ -62,27 +81,78 @@ pub fn create(request: &Request<'_>) -> Result<(), PinError> {
         flags |= CloneFlags::CLONE_NEWNET;
         names.push("net");
     }
+    if request.ipc.is_some() {
+        flags |= CloneFlags::CLONE_NEWIPC;
+        names.push("ipc");
+    }
+    if request.pid.is_some() {
+        // A mount namespace too: its root must not be the host's, which others in the pid namespace could see.
+        flags |= CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS;
+        names.push("pid");
+    }
     if names.is_empty() {
         return Err(PinError::Nothing);
     }
     let mapping = request.user.map(|(base, size)| mapping(base, size)).transpose()?;
-    let network = request.network;
-    // Exit code 0, or the errno.
-    let holder =
-        Holder::spawn(flags, || if network { loopback::up().map_or_else(|errno| errno as i32, |()| 0) } else { 0 })
-            .map_err(PinError::Make)?;
-    if let Some(mapping) = mapping {
-        let mapping = [mapping];
-        user::write_maps(holder.pid(), &mapping, &mapping).map_err(PinError::Make)?;
-    }
-    let pinned =
-        pin_all(request.directory, holder.pid(), &names).and_then(|()| holder.finish().map_err(PinError::Loopback));
-    if let Err(error) = pinned {
+    if let Err(error) = make(request, flags, mapping, &names) {
         // The first error is the one to tell; what could not be released is found by the next delete.
         let _ = delete(request.directory);
         return Err(error);
     }
     Ok(())
+}
+
+fn make(
+    request: &Request<'_>,
+    flags: CloneFlags,
+    mapping: Option<LinuxIdMapping>,
+    names: &[&str],
+) -> Result<(), PinError> {
+    let (told, tell) = pipe2(OFlag::O_CLOEXEC).map_err(PinError::Work)?;
+    let arguments = Arguments::find();
+    let mut tell = Some(tell);
+    // Exit code 0, or the errno.
+    let work = || {
+        let up = if request.network { loopback::up() } else { Ok(()) };
+        match (up, request.pid, tell.take()) {
+            (Ok(()), Some(_), Some(tell)) => pause::run(arguments.as_ref(), request.user.is_some(), tell),
+            (up, ..) => up.map_or_else(|errno| errno as i32, |()| 0),
+        }
+    };
+    let holder = Holder::spawn(flags, work).map_err(PinError::Make)?;
+    if let Some(mapping) = mapping {
+        let mapping = [mapping];
+        user::write_maps(holder.pid(), &mapping, &mapping).map_err(PinError::Make)?;
+    }
+    if let Some(cgroup) = request.pid {
+        enter_cgroup(cgroup, holder.pid()).map_err(PinError::Cgroup)?;
+    }
+    pin_all(request.directory, holder.pid(), names)?;
+    if let Some(bytes) = request.ipc {
+        mount_shm(request, bytes)?;
+    }
+    drop(tell);
+    if request.pid.is_some() { holder.stay(&told) } else { holder.finish() }.map_err(PinError::Work)
+}
+
+fn enter_cgroup(path: &str, pid: i32) -> Result<(), CgroupError> {
+    let cgroup = Cgroup::ensure(path, &LinuxResources::default())?;
+    for procs in cgroup.procs_files()? {
+        nix::unistd::write(&procs, pid.to_string().as_bytes())
+            .map_err(|errno| CgroupError::File { path: cgroup.path().into(), source: errno.into() })?;
+    }
+    Ok(())
+}
+
+/// Not id-mapped, which old kernels cannot do with a tmpfs: every container of the task has the same ids.
+fn mount_shm(request: &Request<'_>, bytes: u64) -> Result<(), PinError> {
+    let path = request.directory.join(SHM);
+    std::fs::create_dir(&path).map_err(|source| PinError::File { path: path.clone(), source })?;
+    let owner = request.user.map_or(0, |(base, _)| base);
+    let options = format!("size={bytes},mode=1777,uid={owner},gid={owner}");
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC | MsFlags::MS_NODEV;
+    mount(Some("shm"), &path, Some("tmpfs"), flags, Some(options.as_str()))
+        .map_err(|source| PinError::Shm { path, source })
 }
 
 fn mapping(base: u32, size: u32) -> Result<LinuxIdMapping, PinError> {
@@ -112,14 +182,15 @@ fn pin_all(directory: &Path, pid: i32, names: &[&str]) -> Result<(), PinError> {
 
 /// Releases and removes what [`create`] made below `directory`, as far as it is there.
 pub fn delete(directory: &Path) -> Result<(), PinError> {
-    for name in ["net", "user"] {
+    for name in ["pid", SHM, "ipc", "net", "user"] {
         let path = directory.join(name);
         match umount2(&path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
             // EINVAL: the file is there, but nothing is mounted on it.
             Ok(()) | Err(Errno::ENOENT | Errno::EINVAL) => {}
             Err(source) => return Err(PinError::Release { path, source }),
         }
-        match std::fs::remove_file(&path) {
+        let remove = if name == SHM { std::fs::remove_dir(&path) } else { std::fs::remove_file(&path) };
+        match remove {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(PinError::Release { path, source: error.into_errno() });
             }
@@ -145,7 +216,8 @@ mod tests {
     fn pinned_and_released_twice() {
         let directory = tempfile::tempdir().unwrap();
         let target = directory.path().join("ns");
-        create(&Request { directory: &target, user: Some((700_000, 65536)), network: true }).unwrap();
+        create(&Request { directory: &target, user: Some((700_000, 65536)), network: true, ipc: None, pid: None })
+            .unwrap();
         assert_eq!(statfs(&target.join("user")).unwrap().filesystem_type(), NSFS_MAGIC);
         assert_eq!(statfs(&target.join("net")).unwrap().filesystem_type(), NSFS_MAGIC);
         delete(&target).unwrap();
@@ -154,10 +226,50 @@ mod tests {
     }
 
     #[test]
+    fn a_pid_namespace_lives_until_its_cgroup_goes() {
+        let directory = tempfile::tempdir().unwrap();
+        let target = directory.path().join("ns");
+        let path = format!("/neargate-unit-{}-pause", std::process::id());
+        create(&Request {
+            directory: &target,
+            user: Some((700_000, 65536)),
+            network: true,
+            ipc: Some(1 << 20),
+            pid: Some(&path),
+        })
+        .unwrap();
+        let cgroup = Cgroup::open(&path).unwrap();
+        let pids = cgroup.pids().unwrap();
+        assert_eq!(pids.len(), 1);
+        let told = |name: &str| std::fs::read_to_string(format!("/proc/{}/{name}", pids[0])).unwrap();
+        assert_eq!(told("cmdline").trim_end_matches('\0'), "pause");
+        assert_eq!(std::fs::read_dir(format!("/proc/{}/fd", pids[0])).unwrap().count(), 0);
+        assert_eq!(std::fs::read_dir(format!("/proc/{}/root", pids[0])).unwrap().count(), 0);
+        let status = told("status");
+        for (line, value) in [("CapPrm:", "0000000000000000"), ("NSpid:", "1"), ("Uid:", "700000")] {
+            let line = status.lines().find(|given| given.starts_with(line)).unwrap();
+            assert!(line.split_whitespace().any(|word| word == value), "{line}");
+        }
+        assert_eq!(statfs(&target.join("pid")).unwrap().filesystem_type(), NSFS_MAGIC);
+        cgroup.delete().unwrap();
+        delete(&target).unwrap();
+        assert!(!target.exists());
+    }
+
+    #[test]
     fn impossible_ranges_leave_nothing() {
         let directory = tempfile::tempdir().unwrap();
         let target = directory.path().join("ns");
-        assert!(create(&Request { directory: &target, user: Some((u32::MAX, 65536)), network: false }).is_err());
+        assert!(
+            create(&Request {
+                directory: &target,
+                user: Some((u32::MAX, 65536)),
+                network: false,
+                ipc: None,
+                pid: None
+            })
+            .is_err()
+        );
         assert!(!target.exists());
     }
 }

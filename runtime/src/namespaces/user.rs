@@ -96,11 +96,31 @@ impl Holder {
         self.child.pid
     }
 
-    /// Lets the work run and waits for it.
-    pub fn finish(mut self) -> Result<(), Errno> {
+    /// Lets the work run, which goes on after it has written an errno, or 0, to the other end of `ready`.
+    pub fn stay(mut self, ready: &OwnedFd) -> Result<(), Errno> {
+        self.release()?;
+        let mut errno = [0; size_of::<i32>()];
+        // So few bytes come at once; fewer are none: it has ended without a word.
+        let told = read(ready, &mut errno)? == errno.len();
+        match i32::from_ne_bytes(errno) {
+            0 if told => Ok(()),
+            code => {
+                waitpid(Pid::from_raw(self.child.pid), None)?;
+                Err(if told { Errno::from_raw(code) } else { Errno::ECHILD })
+            }
+        }
+    }
+
+    fn release(&mut self) -> Result<(), Errno> {
         if let Some(release) = self.release.take() {
             nix::unistd::write(&release, &[1])?;
         }
+        Ok(())
+    }
+
+    /// Lets the work run and waits for it.
+    pub fn finish(mut self) -> Result<(), Errno> {
+        self.release()?;
         match waitpid(Pid::from_raw(self.child.pid), None)? {
             nix::sys::wait::WaitStatus::Exited(_, 0) => Ok(()),
             nix::sys::wait::WaitStatus::Exited(_, code) => Err(Errno::from_raw(code)),

@@ -36,7 +36,7 @@ async fn destroy_waits_for_what_a_killed_agent_executed() {
     );
     let (path, killed) = (directory.path(), host(directory.path(), &slow));
     let next = Host::new(killed.runtime.clone(), killed.directory.clone(), killed.cgroup.clone());
-    let wanted = Shared { user_base: None, network: true };
+    let wanted = Shared { user_base: None, network: true, ipc: None, pid: false };
     let preparing = tokio::spawn(async move { killed.make(wanted, LinuxResources::default()).await });
     eventually("namespaces are being made", || path.join("begun").exists()).await;
     preparing.abort();
