@@ -257,6 +257,11 @@ pub enum VolumeSource {
     Task,
     /// A directory of the host, made when missing.
     Host(String),
+    /// A volume of this name that outlives tasks and is shared by those that name it.
+    Shared {
+        /// Made when missing.
+        autoprovision: bool,
+    },
 }
 
 /// A volume's place in a container.

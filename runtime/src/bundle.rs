@@ -24,6 +24,9 @@ pub struct RootfsRecord {
     pub format: u32,
     /// The overlay to mount on `root.path`.
     pub overlay: OverlayRecord,
+    /// Destinations of bind mounts of directories: one that is empty gets what the image has in its place.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub copy_up: Vec<PathBuf>,
 }
 
 /// An overlayfs over plain directories, all paths absolute.
@@ -42,8 +45,8 @@ pub struct OverlayRecord {
 
 impl RootfsRecord {
     /// A record of the current format.
-    pub fn new(overlay: OverlayRecord) -> RootfsRecord {
-        RootfsRecord { format: ROOTFS_FORMAT, overlay }
+    pub fn new(overlay: OverlayRecord, copy_up: Vec<PathBuf>) -> RootfsRecord {
+        RootfsRecord { format: ROOTFS_FORMAT, overlay, copy_up }
     }
 }
 
@@ -58,6 +61,8 @@ pub struct Bundle {
     pub rootfs: PathBuf,
     /// From `rootfs.json`, when there is one.
     pub overlay: Option<OverlayRecord>,
+    /// From `rootfs.json` too.
+    pub copy_up: Vec<PathBuf>,
 }
 
 /// Why a bundle cannot be used.
@@ -94,8 +99,9 @@ impl Bundle {
         check(&path, &config)?;
         let root = config.root().as_ref().ok_or(BundleError::Missing { path, field: "root" })?;
         let rootfs = directory.join(root.path());
-        let overlay = read_overlay(&directory.join("rootfs.json"))?;
-        Ok(Bundle { directory, config, rootfs, overlay })
+        let record = read_rootfs(&directory.join("rootfs.json"))?;
+        let (overlay, copy_up) = record.map_or_else(Default::default, |record| (Some(record.overlay), record.copy_up));
+        Ok(Bundle { directory, config, rootfs, overlay, copy_up })
     }
 }
 
@@ -107,7 +113,7 @@ fn parse<T: for<'a> Deserialize<'a>>(path: &Path, text: &str) -> Result<T, Bundl
     serde_json::from_str(text).map_err(|source| BundleError::Parse { path: path.to_owned(), source })
 }
 
-fn read_overlay(path: &Path) -> Result<Option<OverlayRecord>, BundleError> {
+fn read_rootfs(path: &Path) -> Result<Option<RootfsRecord>, BundleError> {
     let text = match read(path) {
         Err(BundleError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other?,
@@ -116,7 +122,7 @@ fn read_overlay(path: &Path) -> Result<Option<OverlayRecord>, BundleError> {
     if record.format != ROOTFS_FORMAT {
         return Err(BundleError::Format { path: path.to_owned(), format: record.format });
     }
-    let overlay = record.overlay;
+    let overlay = &record.overlay;
     if overlay.lower.is_empty() {
         return Err(BundleError::NoLayer { path: path.to_owned() });
     }
@@ -125,7 +131,7 @@ fn read_overlay(path: &Path) -> Result<Option<OverlayRecord>, BundleError> {
             return Err(BundleError::RelativeLayer { path: path.to_owned(), layer: layer.clone() });
         }
     }
-    Ok(Some(overlay))
+    Ok(Some(record))
 }
 
 /// What we cannot do is refused by name, before the first side effect: silently ignoring it could cost isolation.

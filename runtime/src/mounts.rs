@@ -19,6 +19,7 @@ use crate::sys::mount_api::{self, Attributes, set_attributes};
 use options::Options;
 
 pub mod attach;
+mod copy_up;
 pub mod options;
 pub mod overlay;
 pub mod prepare;
@@ -60,6 +61,8 @@ pub struct PlannedMount {
     pub source: Source,
     /// How.
     pub options: Options,
+    /// While the source is an empty directory, what the image has at the destination is copied into it.
+    pub copy_up: bool,
 }
 
 /// What a [`PlannedMount`] mounts.
@@ -155,7 +158,9 @@ fn plan_mount(bundle: &Bundle, mount: &Mount) -> Result<PlannedMount, Failure> {
         (None, "cgroup" | "cgroup2") => Source::Cgroup,
         (None, kind) => Source::FileSystem(CString::new(kind).on(Step::FileSystem, destination.display())?),
     };
-    Ok(PlannedMount { destination, source, options })
+    let writable = (options.attributes.set | options.recursive_attributes.set) & mount_api::ATTR_RDONLY == 0;
+    let copy_up = writable && bundle.copy_up.contains(&destination);
+    Ok(PlannedMount { destination, source, options, copy_up })
 }
 
 fn plan_ids(mount: &Mount, options: &Options) -> Result<Ids, Failure> {

@@ -35,6 +35,19 @@ fn beyond_the_tasks_memory_is_137_and_told() {
     assert_eq!((ended.containers[0].exit_code, ended.containers[0].reason()), (Some(137), OUT_OF_MEMORY));
 }
 
+/// v1 counts memory and swap together.
+#[test]
+fn no_swap_lies_beyond_a_limit_of_memory() {
+    let host = TestHost::start();
+    let arn = running(&host, json!({ "memory": 32 }), json!({ "memory": "48" }));
+    let of = |container: &str, file: &str| host.cgroup_file(&arn, container, "memory", file).unwrap();
+    for (container, mebibytes) in [("c", 32_u64), ("", 48)] {
+        for file in ["memory.limit_in_bytes", "memory.memsw.limit_in_bytes"] {
+            assert_eq!(of(container, file), (mebibytes << 20).to_string(), "{container} {file}");
+        }
+    }
+}
+
 #[test]
 fn a_killed_child_does_not_end_its_container() {
     let host = TestHost::start();

@@ -90,3 +90,59 @@ fn disks_of_stopped_tasks_are_removed_and_the_record_stays() {
     eventually("the disks are removed", Duration::from_secs(30), || (!directory.exists()).then_some(()));
     assert_eq!(host.describe(&arn).containers[0].exit_code, Some(0));
 }
+
+/// What the image has at /data, as its user sees it.
+const DATA: &str = "cd /data; stat -c '%n %u:%g %a' . file sub; readlink link; cat file";
+const OF_IMAGE: &str = ". 1000:1000 750\nfile 1000:1000 640\nsub 1000:1000 2770\nfile\nof the image\n";
+
+#[test]
+fn a_new_volume_begins_with_what_the_image_has_there() {
+    let host = TestHost::start();
+    let image = host.image("base");
+    let mounted = json!({ "mountPoints": [{ "sourceVolume": "v", "containerPath": "/data" }], "user": "app" });
+    let script = format!("{DATA}; echo changed > /data/file");
+    for volume in [json!({ "name": "v" }), json!({ "name": "v", "dockerVolumeConfiguration": { "scope": "task" } })] {
+        let volumes = json!({ "volumes": [volume] });
+        let arn = host.run(&with(task("filled", &[with(shell("c", &image, &script), mounted.clone())]), volumes));
+        assert_eq!(host.stopped(&arn).containers[0].exit_code, Some(0));
+        assert_eq!(host.logs(&arn, "c"), OF_IMAGE);
+        let source = host.task_directory(&arn).join("volumes/v/file");
+        assert_eq!(fs::read_to_string(source).unwrap(), "changed\n", "it is the volume that was written");
+    }
+    // A directory of the host stays as it is.
+    let directory = host.scratch().join("empty");
+    let volumes = json!({ "volumes": [{ "name": "v", "host": { "sourcePath": directory } }] });
+    let mounted = json!({ "mountPoints": [{ "sourceVolume": "v", "containerPath": "/data" }] });
+    let arn = host.run(&with(task("bound", &[with(shell("c", &image, "ls -A /data"), mounted)]), volumes));
+    host.stopped(&arn);
+    assert_eq!(host.logs(&arn, "c"), "");
+}
+
+#[test]
+fn a_link_of_the_image_leads_a_volume_nowhere_else() {
+    let host = TestHost::start();
+    let mounted = json!({ "mountPoints": [{ "sourceVolume": "v", "containerPath": "/data/link" }] });
+    let container = with(shell("c", &host.image("base"), "ls -A /data/link"), mounted);
+    let ended = host.run_to_end(&with(task("link", &[container]), json!({ "volumes": [{ "name": "v" }] })));
+    assert_eq!(ended.stop_code(), "TaskFailedToStart", "a directory cannot lie on a file");
+}
+
+#[test]
+fn shared_volumes_outlive_their_tasks() {
+    let host = TestHost::start();
+    let image = host.image("base");
+    let with_volume = |script: &str, autoprovision: bool| {
+        let mounted = json!({ "mountPoints": [{ "sourceVolume": "kept", "containerPath": "/kept" }] });
+        let docker =
+            json!({ "scope": "shared", "autoprovision": autoprovision, "driver": "local", "labels": { "a": "b" } });
+        let volumes = json!({ "volumes": [{ "name": "kept", "dockerVolumeConfiguration": docker }] });
+        with(task("sharing", &[with(shell("c", &image, script), mounted)]), volumes)
+    };
+    let missing = host.run_to_end(&with_volume("true", false));
+    assert_eq!(missing.stop_code(), "TaskFailedToStart");
+    assert!(missing.stopped_reason().starts_with("CannotInspectVolumeError: no volume 'kept'"), "{missing:?}");
+    host.run_to_end(&with_volume("echo one > /kept/file", true));
+    let arn = host.run(&with_volume("cat /kept/file", false));
+    host.stopped(&arn);
+    assert_eq!(host.logs(&arn, "c"), "one\n");
+}

@@ -1,7 +1,7 @@
 //! Test images, made from Debian's busybox-static by this recipe and kept in a registry's storage below the cache, by
 //! the recipe's digest.
 //!
-//! - `base`: busybox with all applets; a setuid `su`; users root, app (1000) and last (65535); no entry point, `sh`
+//! - `base`: busybox with all applets; a setuid `su`; users root, app (1000) and last (65535); /data of app; no entry point, `sh`
 //! - `signal`: base with STOPSIGNAL SIGUSR1
 //! - `configured`: base, a second layer that deletes /deleted, and entry point, command, user, directory, environment
 
@@ -113,6 +113,15 @@ fn base_tree(tree: &Path) {
     for (name, id) in [("of-app", 1000), ("of-last", 65535)] {
         save(&tree.join(name), b"owned\n");
         chown(tree.join(name), Some(id), Some(id)).expect("an owner");
+    }
+    // As an image's author leaves the directory of a program that is not root.
+    let data = tree.join("data");
+    fs::create_dir_all(data.join("sub")).expect("a directory");
+    save(&data.join("file"), b"of the image\n");
+    symlink("file", data.join("link")).expect("a link");
+    for (path, bits) in [(data.join("file"), 0o640), (data.join("sub"), 0o2770), (data, 0o750)] {
+        chown(&path, Some(1000), Some(1000)).expect("an owner");
+        mode(&path, bits);
     }
 }
 

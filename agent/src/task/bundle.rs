@@ -338,11 +338,22 @@ fn tmpfs(tmpfs: &TmpfsSpec) -> Value {
     json!({ "destination": tmpfs.container_path, "type": "tmpfs", "source": "tmpfs", "options": options })
 }
 
-/// The host's directory of each volume; task-scoped ones are below `scratch`.
-pub fn volume_directories(task: &TaskSpec, scratch: &Path) -> BTreeMap<String, PathBuf> {
+/// Where containers mount volumes that begin with what the image has there: all but the host's own directories.
+pub fn copy_up(task: &TaskSpec, container: &ContainerSpec) -> Vec<PathBuf> {
+    let of_host = |name: &String| {
+        let volume = task.volumes.iter().find(|volume| volume.name == *name);
+        volume.is_none_or(|volume| matches!(volume.source, VolumeSource::Host(_)))
+    };
+    let points = container.mount_points.iter().filter(|point| !of_host(&point.source_volume));
+    points.map(|point| PathBuf::from(&point.container_path)).collect()
+}
+
+/// The host's directory of each volume; task-scoped ones are below `scratch`, shared ones below `shared`.
+pub fn volume_directories(task: &TaskSpec, scratch: &Path, shared: &Path) -> BTreeMap<String, PathBuf> {
     let directory = |source: &VolumeSource, name: &str| match source {
         VolumeSource::Task => scratch.join(name),
         VolumeSource::Host(path) => PathBuf::from(path),
+        VolumeSource::Shared { .. } => shared.join(name),
     };
     task.volumes.iter().map(|volume| (volume.name.clone(), directory(&volume.source, &volume.name))).collect()
 }
@@ -359,7 +370,7 @@ mod tests {
         let definition = json!({ "family": "f", "volumes": [{ "name": "v" }], "containerDefinitions": [base] });
         let task = definition::check(&serde_json::from_value(definition).unwrap()).unwrap();
         let image = json!({ "architecture": "amd64", "os": "linux", "rootfs": { "type": "layers", "diff_ids": [] }, "config": image });
-        let volumes = volume_directories(&task, Path::new("/volumes"));
+        let volumes = volume_directories(&task, Path::new("/volumes"), Path::new("/shared"));
         let around = Surroundings {
             hostname: "h",
             cgroup: "/g".to_owned(),

@@ -142,7 +142,9 @@ impl<S: Sandbox + Clone> Driver<S> {
             Err(error) => {
                 let container = match &error {
                     ProvisionError::Pull { container, .. } => Some(*container),
-                    ProvisionError::Directory { .. } | ProvisionError::Sandbox(_) => None,
+                    ProvisionError::Directory { .. } | ProvisionError::NoVolume { .. } | ProvisionError::Sandbox(_) => {
+                        None
+                    }
                 };
                 self.fail(&chain(&error), container).await;
                 Err(Halt::Stop)

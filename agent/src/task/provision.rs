@@ -58,6 +58,18 @@ pub enum ProvisionError {
         #[source]
         source: io::Error,
     },
+    /// A shared volume is not there and not to be made.
+    #[error(
+        "CannotInspectVolumeError: no volume '{name}': set autoprovision in its dockerVolumeConfiguration or make the \
+         directory {}",
+        path.display()
+    )]
+    NoVolume {
+        /// The volume.
+        name: String,
+        /// Where it would be.
+        path: PathBuf,
+    },
     /// Namespaces or cgroup.
     #[error("ResourceInitializationError")]
     Sandbox(#[from] SandboxError),
@@ -70,12 +82,18 @@ pub struct Places {
     pub task: PathBuf,
     /// `run/<id>`: bundles and namespaces.
     pub run: PathBuf,
+    /// `volumes`: shared by all tasks.
+    pub shared_volumes: PathBuf,
 }
 
 impl Places {
     /// The places of `task`.
     pub fn of(root: &Path, task: &TaskId) -> Places {
-        Places { task: root.join("tasks").join(task.as_str()), run: root.join("run").join(task.as_str()) }
+        Places {
+            task: root.join("tasks").join(task.as_str()),
+            run: root.join("run").join(task.as_str()),
+            shared_volumes: root.join("volumes"),
+        }
     }
 
     /// A container's bundle.
@@ -126,7 +144,7 @@ pub fn user_namespace_off(root: &Path, task: &TaskSpec) -> Option<&'static str> 
     }
     let hosts = task.volumes.iter().filter_map(|volume| match &volume.source {
         VolumeSource::Host(path) => Some(Path::new(path)),
-        VolumeSource::Task => None,
+        VolumeSource::Task | VolumeSource::Shared { .. } => None,
     });
     if !can_be_id_mapped(root) {
         return Some("root-file-system");
@@ -259,6 +277,15 @@ fn directories(spec: &TaskSpec, places: &Places) -> Result<(), ProvisionError> {
         match &volume.source {
             VolumeSource::Task => make(&places.volumes().join(&volume.name), 0o755)?,
             VolumeSource::Host(path) => make(Path::new(path), 0o755)?,
+            VolumeSource::Shared { autoprovision } => {
+                make(&places.shared_volumes, 0o711)?;
+                let path = places.shared_volumes.join(&volume.name);
+                if *autoprovision {
+                    make(&path, 0o755)?;
+                } else if !path.is_dir() {
+                    return Err(ProvisionError::NoVolume { name: volume.name.clone(), path });
+                }
+            }
         }
     }
     for container in &spec.containers {
@@ -314,7 +341,7 @@ pub fn remove_disks(places: &Places) -> Result<(), SandboxError> {
 
 /// The host's directory of each volume.
 pub fn volumes(spec: &TaskSpec, places: &Places) -> BTreeMap<String, PathBuf> {
-    super::bundle::volume_directories(spec, &places.volumes())
+    super::bundle::volume_directories(spec, &places.volumes(), &places.shared_volumes)
 }
 
 #[cfg(test)]

@@ -49,6 +49,10 @@ pub(super) fn check(problems: &mut Problems, request: &RegisterTaskDefinitionReq
         }
     }
     for (index, volume) in task.volumes.iter().enumerate() {
+        if request.volumes[index].docker_volume_configuration.is_some() {
+            let path = format!("volumes[{index}].dockerVolumeConfiguration");
+            problems.client(&path, format!("{path} is not supported in Fargate."));
+        }
         if matches!(volume.source, VolumeSource::Host(_)) {
             problems.client(
                 format!("volumes[{index}].host.sourcePath"),

@@ -152,12 +152,25 @@ fn bad_values_are_told_with_their_path() {
     ] {
         assert_problem(json!({}), container, &format!("containerDefinitions[0].{path}"), "");
     }
+    let docker = |configuration: Value| json!({ "name": "v", "dockerVolumeConfiguration": configuration });
     for (changes, path) in [
         (json!({ "family": "a b" }), "family"),
         (json!({ "networkMode": "weird" }), "networkMode"),
         (json!({ "containerDefinitions": [] }), "containerDefinitions"),
         (json!({ "volumes": [{ "name": "v" }, { "name": "v" }] }), "volumes[1].name"),
         (json!({ "volumes": [{ "name": "v", "host": { "sourcePath": "a/../b" } }] }), "volumes[0].host.sourcePath"),
+        (json!({ "volumes": [docker(json!({ "driver": "rexray" }))] }), "volumes[0].dockerVolumeConfiguration.driver"),
+        (json!({ "volumes": [docker(json!({ "scope": "global" }))] }), "volumes[0].dockerVolumeConfiguration.scope"),
+        (
+            json!({ "volumes": [docker(json!({ "autoprovision": true }))] }),
+            "volumes[0].dockerVolumeConfiguration.autoprovision",
+        ),
+        (
+            json!({ "volumes": [docker(json!({ "driverOpts": { "type": "nfs" } }))] }),
+            "volumes[0].dockerVolumeConfiguration.driverOpts",
+        ),
+        (json!({ "pidMode": "container" }), "pidMode"),
+        (json!({ "ipcMode": "shareable" }), "ipcMode"),
         (
             json!({ "runtimePlatform": { "operatingSystemFamily": "WINDOWS_SERVER_2022_CORE" } }),
             "runtimePlatform.operatingSystemFamily",

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use proto::v1::{ContainerDefinition, Volume, VolumeFrom};
+use proto::v1::{ContainerDefinition, DockerVolumeConfiguration, Volume, VolumeFrom};
 
 use super::name;
 use crate::problem::Problems;
@@ -19,17 +19,48 @@ pub(super) fn check(problems: &mut Problems, volumes: &[Volume]) -> Vec<VolumeSp
             problems.client(format!("{path}.name"), format!("Volume name '{volume_name}' is used more than once."));
         }
         let source_path = volume.host.as_ref().and_then(|host| host.source_path.clone());
+        let docker = volume.docker_volume_configuration.as_ref();
+        let docker = docker.filter(|docker| **docker != DockerVolumeConfiguration::default());
         let source = match source_path.filter(|source| !source.is_empty()) {
-            None => VolumeSource::Task,
+            None => docker.map_or(VolumeSource::Task, |docker| docker_volume(problems, &path, docker)),
             Some(source) => {
                 let path = format!("{path}.host.sourcePath");
                 absolute(problems, &path, &source);
+                if docker.is_some() {
+                    problems
+                        .client(&path, format!("Volume '{volume_name}' is given both as host and as docker volume."));
+                }
                 VolumeSource::Host(source)
             }
         };
         checked.push(VolumeSpec { name: volume_name, source });
     }
     checked
+}
+
+fn docker_volume(problems: &mut Problems, path: &str, docker: &DockerVolumeConfiguration) -> VolumeSource {
+    let path = format!("{path}.dockerVolumeConfiguration");
+    if docker.driver.as_deref().is_some_and(|driver| !driver.is_empty() && driver != "local") {
+        let driver = docker.driver();
+        problems.client(format!("{path}.driver"), format!("{path}.driver '{driver}' is not supported: only local is."));
+    }
+    let autoprovision = docker.autoprovision.unwrap_or(false);
+    match docker.scope.as_deref() {
+        Some("shared") => VolumeSource::Shared { autoprovision },
+        None | Some("" | "task") => {
+            if autoprovision {
+                problems.client(
+                    format!("{path}.autoprovision"),
+                    format!("{path}.autoprovision goes with the scope 'shared' only."),
+                );
+            }
+            VolumeSource::Task
+        }
+        Some(other) => {
+            problems.client(format!("{path}.scope"), format!("Invalid scope '{other}': use task or shared."));
+            VolumeSource::Task
+        }
+    }
 }
 
 /// A path that stays where it says: absolute, without `..`.

@@ -12,7 +12,7 @@ use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 
 use super::options::{Change, Options};
 use super::root::{Kind, Root, is_directory, link};
-use super::{Plan, PlannedMount, Source};
+use super::{Plan, PlannedMount, Source, copy_up};
 use crate::init::failure::{Context, Failure, Step};
 use crate::sys::mount_api::{self, Attributes, FsContext, clone_tree, set_attributes};
 
@@ -24,6 +24,9 @@ pub fn attach_all(root: &Root, plan: &Plan, prepared: Vec<OwnedFd>) -> Result<()
             Source::Bind(_) => {
                 let mount = prepared.next().ok_or(Errno::EPROTO).at(Step::Channel)?;
                 let kind = if is_directory(&mount).at(Step::CopyMount)? { Kind::Directory } else { Kind::File };
+                if planned.copy_up {
+                    copy_up::fill(root, &planned.destination, &mount)?;
+                }
                 place(root, &mount, &planned.destination, kind)?;
             }
             Source::FileSystem(kind) => attach_file_system(root, kind, planned)?,

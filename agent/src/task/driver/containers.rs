@@ -265,7 +265,8 @@ impl<S: Sandbox + Clone> Driver<S> {
         let config = bundle::config(spec, container, &image.config, &around)?;
         let (upper, work) = places.layer(&container.name);
         let id_map = around.user_namespace;
-        let rootfs = RootfsRecord::new(OverlayRecord { lower: self.shared.images.layers(image), upper, work, id_map });
+        let overlay = OverlayRecord { lower: self.shared.images.layers(image), upper, work, id_map };
+        let rootfs = RootfsRecord::new(overlay, bundle::copy_up(spec, container));
         bundle::write(&places.bundle(&container.name), &config, &rootfs)
     }
 
