@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use definition::Problem;
 use nix::fcntl::Flock;
-use proto::v1::{ContainerInstance, TaskDefinition};
+use proto::v1::ContainerInstance;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -20,7 +20,7 @@ use crate::capacity::{Demand, Ledger};
 use crate::config::Config;
 use crate::identity::{Names, TaskId};
 use crate::sandbox::host::Host;
-use crate::store::{Store, StoreError};
+use crate::store::{DefinitionRecord, Store, StoreError};
 use crate::task::TaskRecord;
 use crate::task::driver::{Command, Driver};
 use crate::task::provision::{Places, USER_SLOTS};
@@ -137,7 +137,7 @@ pub(crate) struct Shared {
     /// Tasks whose last change could not be stored, to be tried again.
     unsaved: Mutex<BTreeSet<TaskId>>,
     tasks: Mutex<BTreeMap<TaskId, Handle>>,
-    definitions: Mutex<BTreeMap<(String, i32), TaskDefinition>>,
+    definitions: Mutex<BTreeMap<(String, i32), DefinitionRecord>>,
     host: Mutex<ContainerInstance>,
     _lock: Flock<File>,
 }

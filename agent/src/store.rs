@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use prost::Message;
-use proto::v1::{ContainerInstance, TaskDefinition};
+use proto::v1::{ContainerInstance, Tag, TaskDefinition};
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 
 use crate::identity::TaskId;
@@ -15,7 +15,7 @@ use crate::task::TaskRecord;
 /// Leads every value; a larger one is refused.
 const FORMAT: u8 = 1;
 
-const DEFINITIONS: TableDefinition<(&str, i32), &[u8]> = TableDefinition::new("definitions");
+const DEFINITIONS: TableDefinition<(&str, i32), &[u8]> = TableDefinition::new("task-definitions");
 const TASKS: TableDefinition<(&str, &str), &[u8]> = TableDefinition::new("tasks");
 const TOKENS: TableDefinition<(&str, &str), &[u8]> = TableDefinition::new("tokens");
 const HOST: TableDefinition<&str, &[u8]> = TableDefinition::new("host");
@@ -73,6 +73,17 @@ pub struct TokenRecord {
     pub tasks: Vec<String>,
 }
 
+/// A registered definition with what is kept beside it.
+#[derive(Clone, PartialEq, Message)]
+pub struct DefinitionRecord {
+    /// What DescribeTaskDefinition answers.
+    #[prost(message, required, tag = "1")]
+    pub definition: TaskDefinition,
+    /// Its tags.
+    #[prost(message, repeated, tag = "2")]
+    pub tags: Vec<Tag>,
+}
+
 /// The agent's database.
 #[derive(Debug)]
 pub struct Store {
@@ -113,7 +124,7 @@ impl Store {
     }
 
     /// All definitions, by family and revision.
-    pub fn definitions(&self) -> Result<Vec<TaskDefinition>, StoreError> {
+    pub fn definitions(&self) -> Result<Vec<DefinitionRecord>, StoreError> {
         self.read(|read| {
             let table = read.open_table(DEFINITIONS).map_err(transaction)?;
             let rows = table.iter().map_err(transaction)?;
@@ -122,11 +133,11 @@ impl Store {
     }
 
     /// Adds or replaces a definition; its family and revision are its key.
-    pub fn put_definition(&self, definition: &TaskDefinition) -> Result<(), StoreError> {
-        let key = (definition.family(), definition.revision());
+    pub fn put_definition(&self, record: &DefinitionRecord) -> Result<(), StoreError> {
+        let key = (record.definition.family(), record.definition.revision());
         self.write(|write| {
             let mut table = write.open_table(DEFINITIONS).map_err(transaction)?;
-            table.insert(key, encode(definition).as_slice()).map(drop).map_err(transaction)
+            table.insert(key, encode(record).as_slice()).map(drop).map_err(transaction)
         })
     }
 

@@ -51,7 +51,8 @@ pub(crate) async fn dispatch(cli: Cli) -> Result<u8, Error> {
 async fn describe_tasks(client: &Client, tasks: &[String]) -> Result<DescribeTasksResponse, Error> {
     let mut all = DescribeTasksResponse::default();
     for some in tasks.chunks(DESCRIBED_AT_ONCE) {
-        let request = DescribeTasksRequest { tasks: some.to_vec(), ..Default::default() };
+        let request =
+            DescribeTasksRequest { tasks: some.to_vec(), include: vec!["TAGS".to_owned()], ..Default::default() };
         let answer =
             client.tasks().describe_tasks(request).await.map_err(Error::refused("cannot describe tasks"))?.into_inner();
         all.tasks.extend(answer.tasks);

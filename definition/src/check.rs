@@ -6,6 +6,7 @@ use proto::v1::RegisterTaskDefinitionRequest;
 
 use crate::problem::{Problem, Problems};
 use crate::support;
+use crate::tags;
 use crate::task::{CpuArchitecture, IpcMode, LaunchType, NetworkMode, PidMode, TaskSpec};
 
 pub(crate) mod container;
@@ -23,6 +24,7 @@ pub fn check(request: &RegisterTaskDefinitionRequest) -> Result<TaskSpec, Vec<Pr
     let json = serde_json::to_value(request).unwrap_or_default();
     support::refuse(support::TASK_DEFINITION, &json, "", &mut problems);
 
+    tags::check(&mut problems, &request.tags);
     let family = request.family.clone().unwrap_or_default();
     name(&mut problems, "family", "Family", &family);
     let network_mode = network_mode(&mut problems, request.network_mode.as_deref());

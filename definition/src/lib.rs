@@ -11,6 +11,7 @@ mod problem;
 mod registered;
 mod run_task;
 pub mod support;
+mod tags;
 pub mod task;
 
 pub use check::check;

@@ -4,6 +4,7 @@ use proto::v1::{RunTaskRequest, TaskDefinition};
 
 use crate::problem::{Problem, Problems};
 use crate::support;
+use crate::tags;
 
 const MAX_COUNT: i32 = 10;
 const MAX_STARTED_BY: usize = 128;
@@ -33,6 +34,16 @@ pub fn check_run_task(request: &RunTaskRequest, definition: &TaskDefinition) -> 
         Some(other) => {
             problems.parameter("launchType", format!("Invalid launchType '{other}': use EC2, EXTERNAL or FARGATE."))
         }
+    }
+    tags::check(&mut problems, &request.tags);
+    match request.propagate_tags.as_deref() {
+        None | Some("" | "NONE" | "TASK_DEFINITION") => {}
+        Some("SERVICE") => problems.parameter(
+            "propagateTags",
+            "propagateTags 'SERVICE' is not valid for RunTask: use TASK_DEFINITION or NONE.",
+        ),
+        Some(other) => problems
+            .parameter("propagateTags", format!("Invalid propagateTags '{other}': use TASK_DEFINITION or NONE.")),
     }
     network(&mut problems, request, definition);
     problems.0

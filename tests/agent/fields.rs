@@ -169,10 +169,10 @@ fn volumes_come_from_other_containers() {
     let from =
         |name: &str, read_only: bool| json!({ "volumesFrom": [{ "sourceContainer": name, "readOnly": read_only }] });
     let optional = json!({ "essential": false });
-    let first = with(with(shell("first", &image, "echo one > /data/file"), points("v", "/data")), optional.clone());
+    let first = with(with(shell("first", &image, "echo one > /vol/file"), points("v", "/vol")), optional.clone());
     let second = with(with(shell("second", &image, "true"), from("first", false)), optional.clone());
     let second = with(second, points("w", "/own"));
-    let script = "until test -e /data/file; do sleep 0.05; done; cat /data/file; touch /own/x && exit 1; touch /data/x && exit 2; exit 0";
+    let script = "until test -e /vol/file; do sleep 0.05; done; cat /vol/file; touch /own/x && exit 1; touch /vol/x && exit 2; exit 0";
     let third = with(shell("third", &image, script), from("second", true));
     let definition =
         with(task("from", &[first, second, third]), json!({ "volumes": [{ "name": "v" }, { "name": "w" }] }));

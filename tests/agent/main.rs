@@ -13,3 +13,4 @@ mod logs;
 mod modes;
 mod run;
 mod stop;
+mod tags;

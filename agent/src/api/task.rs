@@ -43,9 +43,7 @@ impl TaskService for Tasks {
         &self,
         request: Request<DescribeTaskDefinitionRequest>,
     ) -> Result<Response<DescribeTaskDefinitionResponse>, Status> {
-        let name = request.into_inner().task_definition.unwrap_or_default();
-        let definition = self.engine.describe_task_definition(&name).map_err(status::engine)?;
-        Ok(Response::new(DescribeTaskDefinitionResponse { task_definition: Some(definition), tags: Vec::new() }))
+        self.engine.describe_task_definition(request.get_ref()).map(Response::new).map_err(status::engine)
     }
 
     async fn list_task_definitions(

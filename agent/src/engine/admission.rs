@@ -3,14 +3,14 @@
 use definition::task::{CpuArchitecture, LaunchType, TaskSpec};
 use definition::{check_run_task, with_overrides};
 use prost::Message as _;
-use proto::v1::{Container, Failure, RunTaskRequest, RunTaskResponse, Task, TaskDefinition};
+use proto::v1::{Container, Failure, RunTaskRequest, RunTaskResponse, Tag, Task, TaskDefinition};
 use sha2::{Digest as _, Sha256};
 
 use super::definitions::blocking;
 use super::{Engine, EngineError};
 use crate::capacity::Demand;
 use crate::identity::{TaskId, runtime_id};
-use crate::store::TokenRecord;
+use crate::store::{DefinitionRecord, TokenRecord};
 use crate::task::lifecycle::Status;
 use crate::task::{Stage, TaskRecord};
 use crate::trace::now;
@@ -32,14 +32,15 @@ impl Engine {
         if self.is_draining() {
             return Err(EngineError::Draining);
         }
-        let definition = self.definition_to_run(&request)?;
+        let DefinitionRecord { definition, tags } = self.definition_to_run(&request)?;
+        let tags = self.tags(&request, tags);
         let spec = checked(&request, &definition)?;
         let count = usize::try_from(request.count.unwrap_or(1)).unwrap_or(1);
         if let Some(failure) = self.cannot_be_placed(&spec) {
             return Ok(RunTaskResponse { tasks: Vec::new(), failures: vec![failure; count] });
         }
         let records: Vec<(TaskId, TaskRecord)> =
-            (0..count).map(|_| self.record(&request, &definition, &spec)).collect();
+            (0..count).map(|_| self.record(&request, &definition, &spec, &tags)).collect();
         let tokens = token.map(|token| {
             let tasks = records.iter().map(|(id, _)| id.to_string()).collect();
             (token, TokenRecord { request: digest, tasks })
@@ -75,17 +76,30 @@ impl Engine {
         Ok(Some(RunTaskResponse { tasks, failures: Vec::new() }))
     }
 
-    fn definition_to_run(&self, request: &RunTaskRequest) -> Result<TaskDefinition, EngineError> {
+    fn definition_to_run(&self, request: &RunTaskRequest) -> Result<DefinitionRecord, EngineError> {
         let refused = |message: &str| EngineError::Client { message: message.to_owned() };
         let Some(name) = request.task_definition.as_deref().filter(|name| !name.is_empty()) else {
             let message = "taskDefinition can not be blank.".to_owned();
             return Err(EngineError::InvalidParameter { field: "taskDefinition", message });
         };
-        let definition = self.find_definition(name).ok_or_else(|| refused("TaskDefinition not found."))?;
-        if definition.status() != "ACTIVE" {
+        let record = self.find_definition(name).ok_or_else(|| refused("TaskDefinition not found."))?;
+        if record.definition.status() != "ACTIVE" {
             return Err(refused("TaskDefinition is inactive"));
         }
-        Ok(definition)
+        Ok(record)
+    }
+
+    /// The tasks' tags: the request's, then the definition's where they are propagated, then ECS's own.
+    fn tags(&self, request: &RunTaskRequest, of_definition: Vec<Tag>) -> Vec<Tag> {
+        let mut tags = request.tags.clone();
+        if request.propagate_tags() == "TASK_DEFINITION" {
+            tags.extend(of_definition.into_iter().filter(|tag| request.tags.iter().all(|given| given.key != tag.key)));
+        }
+        if request.enable_ecs_managed_tags() {
+            let (key, value) = ("aws:ecs:clusterName".to_owned(), self.shared.names.cluster().to_owned());
+            tags.push(Tag { key: Some(key), value: Some(value) });
+        }
+        tags
     }
 
     /// Why no task of this kind can ever run here, in RunTask's words.
@@ -100,7 +114,13 @@ impl Engine {
         Some(Failure { arn, reason: Some(reason.to_owned()), detail: None })
     }
 
-    fn record(&self, request: &RunTaskRequest, definition: &TaskDefinition, spec: &TaskSpec) -> (TaskId, TaskRecord) {
+    fn record(
+        &self,
+        request: &RunTaskRequest,
+        definition: &TaskDefinition,
+        spec: &TaskSpec,
+        tags: &[Tag],
+    ) -> (TaskId, TaskRecord) {
         let id = TaskId::random();
         let names = &self.shared.names;
         let amount = |amount: Option<u32>| amount.map(|amount| amount.to_string());
@@ -142,6 +162,7 @@ impl Engine {
             cpu: amount(spec.cpu_units),
             memory: amount(spec.memory_mib),
             version: Some(1),
+            tags: tags.to_vec(),
             ..Task::default()
         };
         let stages = vec![Stage::Waiting as i32; spec.containers.len()];

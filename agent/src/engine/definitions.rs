@@ -2,11 +2,13 @@
 
 use definition::task::LaunchType;
 use proto::v1::{
-    ListTaskDefinitionsRequest, ListTaskDefinitionsResponse, RegisterTaskDefinitionRequest, TaskDefinition,
+    DescribeTaskDefinitionRequest, DescribeTaskDefinitionResponse, ListTaskDefinitionsRequest,
+    ListTaskDefinitionsResponse, RegisterTaskDefinitionRequest, TaskDefinition,
 };
 
 use super::{Engine, EngineError, lock};
 use crate::identity::definition_name;
+use crate::store::DefinitionRecord;
 use crate::trace::now;
 
 const ACTIVE: &str = "ACTIVE";
@@ -35,20 +37,30 @@ impl Engine {
             let revision = of_family.map(|((_, revision), _)| *revision).max().unwrap_or(0) + 1;
             definition.revision = Some(revision);
             definition.task_definition_arn = Some(shared.names.task_definition_arn(&spec.family, revision));
-            shared.store.put_definition(&definition)?;
-            known.insert((spec.family, revision), definition.clone());
+            let record = DefinitionRecord { definition: definition.clone(), tags: request.tags };
+            shared.store.put_definition(&record)?;
+            known.insert((spec.family, revision), record);
             Ok(definition)
         })
         .await
     }
 
-    /// Finds a definition, whatever its status; a family alone means its latest ACTIVE revision.
-    pub fn describe_task_definition(&self, name: &str) -> Result<TaskDefinition, EngineError> {
-        self.find_definition(name)
-            .ok_or_else(|| EngineError::Client { message: "Unable to describe task definition.".to_owned() })
+    /// Finds a definition, whatever its status; a family alone means its latest ACTIVE revision. Tags come where they
+    /// are asked for.
+    pub fn describe_task_definition(
+        &self,
+        request: &DescribeTaskDefinitionRequest,
+    ) -> Result<DescribeTaskDefinitionResponse, EngineError> {
+        let unknown = || EngineError::Client { message: "Unable to describe task definition.".to_owned() };
+        let DefinitionRecord { definition, mut tags } =
+            self.find_definition(request.task_definition()).ok_or_else(unknown)?;
+        if !with_tags(&request.include)? {
+            tags.clear();
+        }
+        Ok(DescribeTaskDefinitionResponse { task_definition: Some(definition), tags })
     }
 
-    pub(super) fn find_definition(&self, name: &str) -> Option<TaskDefinition> {
+    pub(super) fn find_definition(&self, name: &str) -> Option<DefinitionRecord> {
         let (family, revision) = definition_name(name)?;
         let known = lock(&self.shared.definitions);
         match revision {
@@ -56,8 +68,8 @@ impl Engine {
             None => known
                 .range((family.to_owned(), i32::MIN)..=(family.to_owned(), i32::MAX))
                 .rev()
-                .map(|(_, definition)| definition)
-                .find(|definition| definition.status() == ACTIVE)
+                .map(|(_, record)| record)
+                .find(|record| record.definition.status() == ACTIVE)
                 .cloned(),
         }
     }
@@ -75,6 +87,7 @@ impl Engine {
         let known = lock(&self.shared.definitions);
         let mut arns: Vec<String> = known
             .values()
+            .map(|record| &record.definition)
             .filter(|definition| definition.status() == status)
             .filter(|definition| request.family_prefix.as_deref().is_none_or(|family| family == definition.family()))
             .map(|definition| definition.task_definition_arn().to_owned())
@@ -97,17 +110,28 @@ impl Engine {
         let (shared, key) = (self.shared.clone(), (family.to_owned(), revision));
         blocking(move || {
             let mut known = lock(&shared.definitions);
-            let definition = known.get_mut(&key).ok_or_else(unknown)?;
-            if definition.status() == ACTIVE {
-                let mut inactive = definition.clone();
-                inactive.status = Some(INACTIVE.to_owned());
-                inactive.deregistered_at = Some(now());
+            let record = known.get_mut(&key).ok_or_else(unknown)?;
+            if record.definition.status() == ACTIVE {
+                let mut inactive = record.clone();
+                inactive.definition.status = Some(INACTIVE.to_owned());
+                inactive.definition.deregistered_at = Some(now());
                 shared.store.put_definition(&inactive)?;
-                *definition = inactive;
+                *record = inactive;
             }
-            Ok(definition.clone())
+            Ok(record.definition.clone())
         })
         .await
+    }
+}
+
+/// Whether tags are among what is asked for.
+pub(super) fn with_tags(include: &[String]) -> Result<bool, EngineError> {
+    match include.iter().find(|word| *word != "TAGS") {
+        Some(other) => {
+            let message = format!("Invalid include '{other}': use TAGS.");
+            Err(EngineError::InvalidParameter { field: "include", message })
+        }
+        None => Ok(!include.is_empty()),
     }
 }
 

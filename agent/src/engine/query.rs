@@ -11,7 +11,7 @@ use proto::v1::{
 use runtime::monitor::protocol;
 use tokio::sync::{oneshot, watch};
 
-use super::definitions::page;
+use super::definitions::{page, with_tags};
 use super::{Engine, EngineError};
 use crate::events;
 use crate::identity::TaskId;
@@ -71,11 +71,18 @@ impl Engine {
         if request.tasks.len() > MOST_DESCRIBED {
             return Err(invalid("At most 100 tasks can be described at once."));
         }
+        let with_tags = with_tags(&request.include)?;
         let mut answer = DescribeTasksResponse::default();
         for name in &request.tasks {
             let found = TaskId::parse(name).and_then(|id| self.shared.records(&[id]).pop());
             match found {
-                Some((_, record)) => answer.tasks.push(record.task.clone()),
+                Some((_, record)) => {
+                    let mut task = record.task.clone();
+                    if !with_tags {
+                        task.tags.clear();
+                    }
+                    answer.tasks.push(task);
+                }
                 None => {
                     let arn = TaskId::parse(name).map_or(name.clone(), |id| self.shared.names.task_arn(&id));
                     let reason = Some("MISSING".to_owned());

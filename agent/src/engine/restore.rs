@@ -51,7 +51,7 @@ pub(super) fn open(config: Arc<Config>) -> Result<Shared, OpenError> {
     let definitions = store
         .definitions()?
         .into_iter()
-        .map(|definition| ((definition.family().to_owned(), definition.revision()), definition))
+        .map(|record| ((record.definition.family().to_owned(), record.definition.revision()), record))
         .collect();
     Ok(Shared {
         ledger: Mutex::new(Ledger::new(host::total(&config))),

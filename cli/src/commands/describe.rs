@@ -63,6 +63,11 @@ fn description(task: &Task, now: f64) -> String {
             lines.add(name, &format!("{} ({})", time::rfc3339(at), time::ago(now, at)));
         }
     }
+    lines.health(task.health_status.as_deref());
+    for tag in &task.tags {
+        let part = |part: &Option<String>| part.clone().unwrap_or_default();
+        lines.add("Tag", &format!("{}={}", part(&tag.key), part(&tag.value)));
+    }
     for attribute in &task.attributes {
         let name = attribute.name.as_deref().unwrap_or_default();
         let value = attribute.value.as_deref().filter(|value| !value.is_empty());
@@ -78,6 +83,7 @@ fn describe_container(lines: &mut Lines, container: &Container) {
     lines.0.push(String::new());
     lines.word("Container", container.name.as_deref());
     lines.word("  Status", container.last_status.as_deref());
+    lines.health(container.health_status.as_deref());
     if let Some(code) = container.exit_code {
         lines.add("  Exit code", &code.to_string());
     }
@@ -100,6 +106,11 @@ struct Lines(Vec<String>);
 impl Lines {
     fn add(&mut self, name: &str, value: &str) {
         self.0.push(format!("{name:<13} {}", text::plain(value)));
+    }
+
+    /// One that nobody asks about is not told.
+    fn health(&mut self, status: Option<&str>) {
+        self.word("Health", status.filter(|status| *status != "UNKNOWN"));
     }
 
     fn word(&mut self, name: &str, value: Option<&str>) {

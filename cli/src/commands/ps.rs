@@ -46,11 +46,22 @@ fn row(task: &Task, now: f64) -> [String; 6] {
     [
         text::short_id(task.task_arn.as_deref().unwrap_or_default()),
         text::definition(task.task_definition_arn.as_deref().unwrap_or_default()),
-        text::plain(task.last_status.as_deref().unwrap_or_default()),
+        status(task),
         format!("{running}/{}", task.containers.len()),
         task.created_at.map(|created| time::ago(now, created)).unwrap_or_default(),
         ending(task),
     ]
+}
+
+/// The task's status, and its health where something asks for it.
+fn status(task: &Task) -> String {
+    let status = text::plain(task.last_status.as_deref().unwrap_or_default());
+    match task.health_status.as_deref() {
+        Some(health @ ("HEALTHY" | "UNHEALTHY")) if status == "RUNNING" => {
+            format!("{status} ({})", health.to_ascii_lowercase())
+        }
+        _ => status,
+    }
 }
 
 /// The containers' exit codes and why the task ended.
