@@ -202,18 +202,25 @@ fn set_sysctls(setup: &Setup) -> Result<(), Failure> {
         if !setup.namespaces.owns_sysctl(key) {
             return Err(Errno::EPERM).on(Step::Sysctl, format!("{key}, which is the host's"));
         }
-        // As sysctl(8): a dot separates, a slash stands for a dot within a name.
-        let path: String = key
-            .chars()
-            .map(|char| match char {
-                '.' => '/',
-                '/' => '.',
-                other => other,
-            })
-            .collect();
-        procfs.write(&format!("sys/{path}"), value).on(Step::Sysctl, key)?;
+        let path = sysctl_path(key).ok_or(Errno::EINVAL).on(Step::Sysctl, key)?;
+        procfs.write(&path, value).on(Step::Sysctl, key)?;
     }
     Ok(())
+}
+
+/// As sysctl(8): a dot separates, a slash stands for a dot within a name. None for a key that leads elsewhere than it
+/// says: whose it is was judged by how it begins.
+fn sysctl_path(key: &str) -> Option<String> {
+    let path: String = key
+        .chars()
+        .map(|char| match char {
+            '.' => '/',
+            '/' => '.',
+            other => other,
+        })
+        .collect();
+    let plain = path.split('/').all(|part| !matches!(part, "" | "." | ".."));
+    plain.then(|| format!("sys/{path}"))
 }
 
 fn run_hooks(setup: &Setup, hooks: &[Hook]) -> Result<(), Failure> {
@@ -272,6 +279,19 @@ impl Namespaces {
             _ if key.starts_with("net.") => self.owns(CloneFlags::CLONE_NEWNET),
             _ if key.starts_with("user.") => !matches!(self.user, User::Host),
             _ => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sysctl_stays_where_its_name_begins() {
+        assert_eq!(sysctl_path("net.ipv4.conf.eth0/1.forwarding").unwrap(), "sys/net/ipv4/conf/eth0.1/forwarding");
+        for key in ["net.a.//.//.kernel.panic", "net..a", "net./.a", "", ".net.a"] {
+            assert_eq!(sysctl_path(key), None, "{key}");
         }
     }
 }

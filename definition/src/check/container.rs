@@ -141,10 +141,7 @@ fn mount_points(problems: &mut Problems, path: &str, definition: &ContainerDefin
     for (index, point) in definition.mount_points.iter().enumerate() {
         let container_path = point.container_path.clone().unwrap_or_default();
         let path = format!("{path}.mountPoints[{index}].containerPath");
-        volumes::absolute(problems, &path, &container_path);
-        if container_path.split('/').all(|part| part.is_empty() || part == ".") {
-            problems.client(&path, format!("{path} must not be the root directory."));
-        }
+        volumes::below_root(problems, &path, &container_path);
         points.push(MountPoint {
             source_volume: point.source_volume.clone().unwrap_or_default(),
             container_path,

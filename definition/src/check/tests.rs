@@ -144,6 +144,14 @@ fn bad_values_are_told_with_their_path() {
             "systemControls[0].namespace",
         ),
         (json!({ "systemControls": [{ "namespace": "net.a" }] }), "systemControls[0].value"),
+        (
+            json!({ "systemControls": [{ "namespace": "net.a.//.//.kernel.panic", "value": "1" }] }),
+            "systemControls[0].namespace",
+        ),
+        (
+            json!({ "linuxParameters": { "tmpfs": [{ "containerPath": "/./", "size": 1 }] } }),
+            "linuxParameters.tmpfs[0].containerPath",
+        ),
         (json!({ "dockerSecurityOptions": ["apparmor:docker-default"] }), "dockerSecurityOptions[0]"),
         (json!({ "volumesFrom": [{ "sourceContainer": "x" }] }), "volumesFrom[0].sourceContainer"),
         (json!({ "volumesFrom": [{ "sourceContainer": "c" }] }), "volumesFrom"),

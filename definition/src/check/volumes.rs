@@ -124,6 +124,14 @@ fn same_place(a: &str, b: &str) -> bool {
     a.trim_end_matches('/') == b.trim_end_matches('/')
 }
 
+/// A place in a container that something is mounted on.
+pub(super) fn below_root(problems: &mut Problems, path: &str, value: &str) {
+    absolute(problems, path, value);
+    if value.split('/').all(|part| part.is_empty() || part == ".") {
+        problems.client(path, format!("{path} must not be the root directory."));
+    }
+}
+
 pub(super) fn across(problems: &mut Problems, task: &TaskSpec) {
     for (index, container) in task.containers.iter().enumerate() {
         let mut places = BTreeSet::new();

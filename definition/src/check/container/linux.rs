@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proto::v1::{ContainerDefinition, Device, KernelCapabilities, LinuxParameters, SystemControl, Tmpfs, Ulimit};
 
 use super::non_negative;
-use crate::check::volumes::absolute;
+use crate::check::volumes::{absolute, below_root};
 use crate::problem::Problems;
 use crate::task::{DeviceSpec, NetworkMode, TmpfsSpec};
 
@@ -160,7 +160,7 @@ pub(super) fn devices(problems: &mut Problems, path: &str, devices: &[Device]) -
         absolute(problems, &format!("{path}.hostPath"), &host_path);
         let container_path = device.container_path.clone().filter(|given| !given.is_empty());
         let container_path = container_path.unwrap_or_else(|| host_path.clone());
-        absolute(problems, &format!("{path}.containerPath"), &container_path);
+        below_root(problems, &format!("{path}.containerPath"), &container_path);
         let mut access = String::new();
         for (nth, permission) in device.permissions.iter().enumerate() {
             match permission.as_str() {
@@ -186,7 +186,7 @@ pub(super) fn tmpfs(problems: &mut Problems, path: &str, mounts: &[Tmpfs]) -> Ve
     for (index, tmpfs) in mounts.iter().enumerate() {
         let path = format!("{path}.linuxParameters.tmpfs[{index}]");
         let container_path = tmpfs.container_path.clone().unwrap_or_default();
-        absolute(problems, &format!("{path}.containerPath"), &container_path);
+        below_root(problems, &format!("{path}.containerPath"), &container_path);
         let size_mib = tmpfs.size.and_then(|size| u32::try_from(size).ok()).filter(|size| *size > 0);
         if size_mib.is_none() {
             problems.client(format!("{path}.size"), format!("{path}.size must be 1 MiB or more."));
@@ -224,8 +224,9 @@ pub(super) fn system_controls(
         let value = control.value.clone().unwrap_or_default();
         let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | '/');
         let of_network = name.starts_with("net.");
-        if name.contains("..") || !name.chars().all(allowed) || !(of_network || IPC.iter().any(|p| name.starts_with(p)))
-        {
+        // A slash stands for a dot within a part of the name, as in sysctl(8): no part may be one or two dots.
+        let leads_away = name.split('.').any(|part| matches!(part, "" | "/" | "//"));
+        if leads_away || !name.chars().all(allowed) || !(of_network || IPC.iter().any(|p| name.starts_with(p))) {
             problems.client(
                 format!("{path}.namespace"),
                 format!("'{name}' is not a namespaced kernel parameter: use kernel.msg*, kernel.sem, kernel.shm*, fs.mqueue.* or net.*."),

@@ -7,6 +7,7 @@ use runtime::monitor::protocol::{ExitRecord, Failure};
 use super::{Containers, Driver};
 use crate::sandbox::Sandbox;
 use crate::task::Stage;
+use crate::task::health::Health;
 use crate::task::ordering::Known;
 use crate::task::restart::starts_again;
 
@@ -28,6 +29,7 @@ impl<S: Sandbox + Clone> Driver<S> {
         run.known[index] = Known::Starting;
         self.record.set_stage(index, Stage::Starting);
         self.record.count_restart(index);
+        self.note_health(run.spec, index, Health::Unknown);
         // Durable before the old records go: a restarted agent that finds none starts it.
         self.save().await;
         let bundle = run.bundle(index);
