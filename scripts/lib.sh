@@ -15,9 +15,9 @@ need_root_and_rust() {
   command -v cargo >/dev/null || fail "a Rust toolchain is missing: see https://rustup.rs, then run this again"
 }
 
-# Waits until "$@" succeeds, 30 s at most.
+# Waits until "$@" succeeds, ${patience:-30} seconds at most.
 await() {
-  local deadline=$((SECONDS + 30))
+  local deadline=$((SECONDS + ${patience:-30}))
   until "$@" >/dev/null 2>&1; do
     [ "$SECONDS" -lt "$deadline" ] || return 1
     sleep 0.05
@@ -71,8 +71,10 @@ end() {
 stop_all() {
   local ids
   ids=$("$bin/neargate" ps --json | jq -r '.tasks[].taskArn')
-  [ -z "$ids" ] || "$bin/neargate" stop $ids >/dev/null
-  await no_tasks
+  [ -n "$ids" ] || return 0
+  "$bin/neargate" stop $ids >/dev/null
+  # A container may take up to its stopTimeout, 30 s unless it says otherwise.
+  patience=180 await no_tasks || fail "some tasks do not stop: $("$bin/neargate" ps)"
 }
 
 no_tasks() { [ "$("$bin/neargate" ps --json | jq '.tasks | length')" = 0 ]; }

@@ -38,14 +38,17 @@ start_time() { sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | cut -d' ' -f20; }
 stop() {
   [ -e "$work/pids" ] || fail "nothing to stop: make try was not run"
   export NEARGATE_SOCKET=$work/root/run/neargated.sock
-  if "$bin/neargate" host >/dev/null 2>&1; then stop_all; fi
+  if "$bin/neargate" host >/dev/null 2>&1; then
+    echo "Stopping the tasks; one that ignores SIGTERM takes 30 s."
+    stop_all
+  fi
   while read -r pid started; do
     [ "$(start_time "$pid")" = "$started" ] || continue
     kill "$pid"
     await gone "$pid" "$started" || fail "process $pid does not end"
   done <"$work/pids"
   rm -rf "$work"
-  echo "The agent and the registry have ended; nothing is left."
+  echo "The agent and the registry have ended; no task and no file of theirs is left."
 }
 
 gone() { [ "$(start_time "$1")" != "$2" ]; }

@@ -144,6 +144,24 @@ impl Ledger {
         admitted
     }
 
+    /// What a waiting task lacks now; None for one that does not wait.
+    pub fn lacks(&self, task: &TaskId) -> Option<String> {
+        let demand = &self.waiting.iter().find(|waiting| waiting.task == *task)?.demand;
+        let (cpu, memory) = self.remaining();
+        let mut lacks = Vec::new();
+        if demand.cpu_units > cpu {
+            lacks.push(format!("CPU: {} units of {cpu} left", demand.cpu_units));
+        }
+        if demand.memory_mib > memory {
+            lacks.push(format!("memory: {} MiB of {memory} left", demand.memory_mib));
+        }
+        for (protocol, port) in demand.ports.intersection(&self.taken_ports()) {
+            lacks.push(format!("host port {port}/{}", protocol.as_str()));
+        }
+        // It fits, yet whoever has been passed often enough goes first.
+        Some(if lacks.is_empty() { "tasks before it".to_owned() } else { lacks.join(", ") })
+    }
+
     /// What is left: CPU units and MiB.
     pub fn remaining(&self) -> (u64, u64) {
         let held = self.in_use();
@@ -230,8 +248,15 @@ mod tests {
         ledger.wait(a.clone(), demand(0, 1, &[80]));
         ledger.wait(b.clone(), demand(0, 1, &[80]));
         assert_eq!(ledger.admit(), std::slice::from_ref(&a));
+        assert_eq!(ledger.lacks(&b).as_deref(), Some("host port 80/tcp"));
+        assert_eq!(ledger.lacks(&a), None);
         ledger.release(&a);
-        assert_eq!(ledger.admit(), [b]);
+        assert_eq!(ledger.lacks(&b).as_deref(), Some("tasks before it"));
+        assert_eq!(ledger.admit(), std::slice::from_ref(&b));
+        let large = TaskId::random();
+        ledger.wait(large.clone(), demand(2048, 1000, &[]));
+        let lacks = ledger.lacks(&large);
+        assert_eq!(lacks.as_deref(), Some("memory: 1000 MiB of 999 left"));
     }
 
     #[test]

@@ -16,14 +16,17 @@ use std::{
 
 use serde::Deserialize;
 
-/// What the agent runs with. Made by [`Config::read`] or [`Config::load`]; `root` and `runtime` come from the
-/// command line.
+/// What the agent runs with. Made by [`Config::read`] or [`Config::load`]; `root`, `socket` and `runtime`
+/// come from the command line.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Directory below which all state lives.
     #[serde(skip)]
     pub root: PathBuf,
+    /// The socket to listen on.
+    #[serde(skip)]
+    pub socket: PathBuf,
     /// The `neargate-runtime` executable.
     #[serde(skip)]
     pub runtime: PathBuf,

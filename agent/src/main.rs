@@ -36,13 +36,16 @@ const ROOT_MODE: u32 = 0o711;
 /// Wrong usage; a service manager should not try again.
 const USAGE: u8 = 2;
 
-/// Neargate's host agent: runs ECS tasks on this host and serves gRPC on DIR/run/neargated.sock.
+/// Neargate's host agent: runs ECS tasks on this host and serves gRPC on a Unix socket.
 #[derive(Parser)]
 #[command(name = "neargated", version, about)]
 struct Arguments {
     /// Directory below which all state lives
     #[arg(long, value_name = "DIR")]
     root: PathBuf,
+    /// Socket to listen on; DIR/run/neargated.sock without
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
     /// Configuration file (TOML); defaults without
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -83,7 +86,11 @@ fn configure(arguments: Arguments) -> anyhow::Result<Config> {
         tracing::warn!(name, "environment variable has no effect yet");
     }
     config.root = std::path::absolute(&arguments.root).context("cannot make --root absolute")?;
-    socket::path(&config.root)?;
+    config.socket = match &arguments.socket {
+        Some(path) => std::path::absolute(path).context("cannot make --socket absolute")?,
+        None => socket::default_path(&config.root),
+    };
+    socket::check(&config.socket)?;
     let agent = env::current_exe().ok();
     config.runtime =
         runtime_path::find(arguments.runtime.as_deref(), agent.as_deref(), env::var_os("PATH").as_deref())?;
@@ -113,7 +120,7 @@ async fn serve(config: Arc<Config>) -> anyhow::Result<()> {
     let engine =
         Engine::open(config.clone()).await.with_context(|| format!("cannot open {}", config.root.display()))?;
     // After the engine, which holds the root's lock: whoever listens there now is no agent.
-    let socket = socket::Socket::bind(&config.root)?;
+    let socket = socket::Socket::bind(&config.socket)?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), socket = %socket.path().display(), "ready");
     let served = api::serve(socket, engine.clone(), stop).await;
     engine.shutdown().await;

@@ -2,11 +2,15 @@
 //! transaction per change, durable when it returns. Values are wire messages or records in an envelope of one format
 //! byte. All methods block on the disk.
 
+use std::fs::{File, OpenOptions, Permissions};
+use std::io;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use prost::Message;
 use proto::v1::{ContainerInstance, Tag, TaskDefinition};
+use redb::backends::FileBackend;
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 
 use crate::identity::TaskId;
@@ -14,6 +18,7 @@ use crate::task::TaskRecord;
 
 /// Leads every value; a larger one is refused.
 const FORMAT: u8 = 1;
+const FILE_MODE: u32 = 0o600;
 
 const DEFINITIONS: TableDefinition<(&str, i32), &[u8]> = TableDefinition::new("task-definitions");
 const TASKS: TableDefinition<(&str, &str), &[u8]> = TableDefinition::new("tasks");
@@ -236,7 +241,9 @@ impl Store {
 
 fn open(path: &Path) -> Result<Database, StoreError> {
     let failed = |source: redb::Error| StoreError::Open { path: path.to_owned(), source: Box::new(source) };
-    let database = Database::create(path).map_err(|error| failed(error.into()))?;
+    let file = private_file(path).map_err(|error| failed(error.into()))?;
+    let backend = FileBackend::new(file).map_err(|error| failed(error.into()))?;
+    let database = Database::builder().create_with_backend(backend).map_err(|error| failed(error.into()))?;
     let write = database.begin_write().map_err(|error| failed(error.into()))?;
     for made in [write.open_table(TASKS).map(drop), write.open_table(TOKENS).map(drop)] {
         made.map_err(|error| failed(error.into()))?;
@@ -245,6 +252,14 @@ fn open(path: &Path) -> Result<Database, StoreError> {
     write.open_table(HOST).map_err(|error| failed(error.into()))?;
     write.commit().map_err(|error| failed(error.into()))?;
     Ok(database)
+}
+
+/// Definitions and overrides hold passwords in their environments: nobody but root reads them, in a store that an
+/// earlier version made either.
+fn private_file(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(FILE_MODE).open(path)?;
+    file.set_permissions(Permissions::from_mode(FILE_MODE))?;
+    Ok(file)
 }
 
 fn encode(message: &impl Message) -> Vec<u8> {
@@ -288,6 +303,18 @@ mod tests {
         store.remove_tasks("default", &ids).unwrap();
         assert_eq!(store.token("default", "t").unwrap(), None);
         assert_eq!(store.tasks("other").unwrap().len(), 1);
+    }
+
+    #[test]
+    fn only_the_owner_reads_the_store() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("db");
+        let mode = || path.metadata().unwrap().permissions().mode() & 0o777;
+        drop(Store::open(&path).unwrap());
+        assert_eq!(mode(), FILE_MODE);
+        std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        drop(Store::open(&path).unwrap());
+        assert_eq!(mode(), FILE_MODE);
     }
 
     fn versioned(version: i32) -> TaskRecord {

@@ -27,7 +27,7 @@ pub(crate) enum FileError {
     TooLarge(PathBuf),
     #[error("{} is not UTF-8 text from byte {position} on", name(path))]
     NotText { path: PathBuf, position: usize },
-    #[error("{} does not run here, so nothing was done: {}\n{problems}", name(path), text::count(problems.0.len(), "problem"))]
+    #[error("{} does not run here, so nothing was done: {}\n{problems}", name(path), text::count(problems.problems.len(), "problem"))]
     Problems { path: PathBuf, problems: Problems },
 }
 
@@ -38,11 +38,17 @@ pub(crate) struct Definition {
     pub(crate) request: RegisterTaskDefinitionRequest,
     /// What was ignored.
     pub(crate) warnings: Vec<String>,
+    /// Why it can be registered, but not run on a host like this.
+    pub(crate) refused_here: Vec<String>,
 }
 
-/// Everything that is wrong with one file, in the file's order.
+/// What is wrong with one file, in the file's order.
 #[derive(Debug)]
-pub(crate) struct Problems(pub(crate) Vec<Problem>);
+pub(crate) struct Problems {
+    pub(crate) problems: Vec<Problem>,
+    /// Whether the members that are no definition's kept the definition from being checked.
+    pub(crate) unread: bool,
+}
 
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,8 +70,12 @@ impl Problem {
 
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let lines: Vec<String> = self.0.iter().map(Problem::to_string).collect();
-        f.write_str(&lines.join("\n"))
+        let lines: Vec<String> = self.problems.iter().map(Problem::to_string).collect();
+        f.write_str(&lines.join("\n"))?;
+        if self.unread {
+            f.write_str("\nThe rest is checked once this can be read.")?;
+        }
+        Ok(())
     }
 }
 
@@ -105,15 +115,18 @@ fn read_text(path: &Path) -> Result<String, FileError> {
 }
 
 fn parse(file: &str, text: &str) -> Result<Definition, Problems> {
-    let read = definition::file::read(text)
-        .map_err(|problems| Problems(problems.into_iter().map(|p| Problem::new(file, p)).collect()))?;
-    definition::check(&read.request).map_err(|problems| {
+    let read = definition::file::read(text).map_err(|located| Problems {
+        problems: located.into_iter().map(|located| Problem::new(file, located)).collect(),
+        unread: true,
+    })?;
+    let spec = definition::check(&read.request).map_err(|problems| {
         let mut problems: Vec<_> =
             problems.iter().map(|p| Problem::new(file, definition::file::place(text, p))).collect();
         problems.sort_by_key(|problem| problem.at);
-        Problems(problems)
+        Problems { problems, unread: false }
     })?;
-    Ok(Definition { request: read.request, warnings: read.warnings })
+    let refused_here = definition::refused_here(&spec);
+    Ok(Definition { request: read.request, warnings: read.warnings, refused_here })
 }
 
 #[cfg(test)]

@@ -41,6 +41,13 @@ impl From<tonic::Status> for Refusal {
     }
 }
 
+impl Refusal {
+    /// Whether `path` is among the fields at fault.
+    pub(crate) fn blames(&self, path: &str) -> bool {
+        self.violations.iter().any(|(field, _)| field == path)
+    }
+}
+
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let header = match &self.violations[..] {

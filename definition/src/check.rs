@@ -84,6 +84,7 @@ pub(crate) fn across(problems: &mut Problems, task: &TaskSpec) {
         problems.client("containerDefinitions", "At least one container must be marked as essential.");
     }
     modes(problems, task);
+    container::ports::across(problems, task);
     size::across(problems, task);
     volumes::across(problems, task);
     dependencies::across(problems, task);

@@ -5,10 +5,28 @@ use proto::v1::{RunTaskRequest, TaskDefinition};
 use crate::problem::{Problem, Problems};
 use crate::support;
 use crate::tags;
+use crate::task::{CpuArchitecture, TaskSpec};
 
 const MAX_COUNT: i32 = 10;
 const MAX_STARTED_BY: usize = 128;
 const MAX_CLIENT_TOKEN: usize = 64;
+
+/// RunTask's answer to the launch type FARGATE.
+pub const FARGATE_REFUSED: &str = "The launch type FARGATE is not supported yet: tasks in microVMs come later. Run it \
+                                   with the launch type EC2.";
+
+/// Why a sound definition can be registered, but not be run as it is on a host like the one this program was built for.
+pub fn refused_here(task: &TaskSpec) -> Vec<String> {
+    let mut reasons = Vec::new();
+    if task.is_fargate_only() {
+        reasons.push(FARGATE_REFUSED.to_owned());
+    }
+    if let Some(wanted) = task.cpu_architecture.filter(|wanted| *wanted != CpuArchitecture::HOST) {
+        let (wanted, host) = (wanted.as_str(), CpuArchitecture::HOST.as_str());
+        reasons.push(format!("runtimePlatform.cpuArchitecture is {wanted}, but this host is {host}."));
+    }
+    reasons
+}
 
 /// Checks a RunTask against the definition it names.
 pub fn check_run_task(request: &RunTaskRequest, definition: &TaskDefinition) -> Vec<Problem> {

@@ -29,6 +29,13 @@ pub struct TaskSpec {
     pub cpu_architecture: Option<CpuArchitecture>,
 }
 
+impl TaskSpec {
+    /// Whether it runs nowhere but in a microVM of its own.
+    pub fn is_fargate_only(&self) -> bool {
+        self.requires_compatibilities == [LaunchType::Fargate]
+    }
+}
+
 /// A checked container definition.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ContainerSpec {
@@ -241,6 +248,20 @@ pub enum CpuArchitecture {
     Arm64,
 }
 
+impl CpuArchitecture {
+    /// The one that this program was built for.
+    pub const HOST: CpuArchitecture =
+        if cfg!(target_arch = "x86_64") { CpuArchitecture::X86_64 } else { CpuArchitecture::Arm64 };
+
+    /// As definitions write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            CpuArchitecture::X86_64 => "X86_64",
+            CpuArchitecture::Arm64 => "ARM64",
+        }
+    }
+}
+
 /// A volume of the task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VolumeSpec {
@@ -313,6 +334,16 @@ pub enum Protocol {
     Tcp,
     /// UDP
     Udp,
+}
+
+impl Protocol {
+    /// As definitions write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+        }
+    }
 }
 
 /// `logConfiguration`, json-file only for now.

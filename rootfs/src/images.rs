@@ -1,7 +1,7 @@
 //! The door of the crate: pull, get, list, lease, remove, collect. What is on disk is told in the crate's head; how an
 //! image gets here in `images/pull.rs`.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -20,6 +20,9 @@ use crate::reference::Reference;
 
 mod flight;
 pub(crate) mod pull;
+
+/// Fewest digits that may stand for an id.
+const SHORTEST_ID: usize = 4;
 
 /// How registries are reached and what an image may cost.
 #[derive(Debug, Clone, Default)]
@@ -186,6 +189,14 @@ pub enum RemoveError {
     /// No image has that name or id.
     #[error("no such image: {0}")]
     NotFound(String),
+    /// Several ids begin so.
+    #[error("{prefix} is the beginning of several images: {}", ids.join(", "))]
+    Ambiguous {
+        /// What was asked for.
+        prefix: String,
+        /// All whole ids.
+        ids: Vec<String>,
+    },
     /// It is leased.
     #[error("image {name} is in use by {}", owners.join(", "))]
     InUse {
@@ -396,8 +407,11 @@ impl Images {
             return Ok((id, going));
         }
         let canonical = name_or_id.parse::<Reference>().map(|reference| reference.to_string());
-        let found = names.iter().find(|name| canonical.as_ref().is_ok_and(|c| *c == name.reference));
-        found.map(|name| (name.id.clone(), vec![name])).ok_or_else(|| RemoveError::NotFound(name_or_id.to_owned()))
+        if let Some(name) = names.iter().find(|name| canonical.as_ref().is_ok_and(|c| *c == name.reference)) {
+            return Ok((name.id.clone(), vec![name]));
+        }
+        let id = by_prefix(names, name_or_id)?;
+        Ok((id.clone(), names.iter().filter(|name| name.id == *id).collect()))
     }
 
     /// Adds the image to what `owner` holds; it stays until [`Images::release`].
@@ -440,5 +454,22 @@ impl Images {
     fn changes(&self) -> MutexGuard<'_, Pins> {
         // Pins are counts that are changed in one step: a panic elsewhere cannot have left them half-changed.
         self.0.changes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The image whose id begins like that, as lists of images show ids.
+fn by_prefix<'a>(names: &'a [NameRecord], text: &str) -> Result<&'a ImageId, RemoveError> {
+    let prefix = text.strip_prefix("sha256:").unwrap_or(text);
+    let is_prefix = prefix.len() >= SHORTEST_ID && prefix.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let matching = |name: &&NameRecord| is_prefix && name.id.digest().hex().starts_with(prefix);
+    let ids: BTreeSet<&ImageId> = names.iter().filter(matching).map(|name| &name.id).collect();
+    let mut ids = ids.into_iter();
+    match (ids.next(), ids.next()) {
+        (None, _) => Err(RemoveError::NotFound(text.to_owned())),
+        (Some(id), None) => Ok(id),
+        (Some(first), Some(second)) => {
+            let ids = [first, second].into_iter().chain(ids).map(ToString::to_string).collect();
+            Err(RemoveError::Ambiguous { prefix: text.to_owned(), ids })
+        }
     }
 }

@@ -249,10 +249,13 @@ impl Repository {
     /// told is that of the last, the registry itself.
     async fn document(&self, kind: &str, name: &str, digest: Option<&Digest>) -> Result<Fetched, RegistryError> {
         let mut failure = RegistryError::Address(String::new());
-        for endpoint in &self.endpoints {
+        for (index, endpoint) in self.endpoints.iter().enumerate() {
             match self.document_from(endpoint, kind, name, digest).await {
                 Ok(fetched) => return Ok(fetched),
                 Err(error) => failure = error,
+            }
+            if index + 1 < self.endpoints.len() {
+                tracing::warn!(mirror = endpoint.base, name, error = %failure, "a mirror failed; asking the next");
             }
         }
         Err(failure)

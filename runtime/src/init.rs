@@ -24,7 +24,7 @@ use crate::process::procfs::Procfs;
 use crate::process::settings::Settings;
 use crate::process::user::Identity;
 use crate::sys::title::Arguments;
-use crate::sys::{close_range, keyctl, signals, unix_socket, uts};
+use crate::sys::{close_range, keyctl, loopback, signals, unix_socket, uts};
 use channel::{Channel, Message};
 use failure::{Context, Failure, Step};
 use stdio::ChildStdio;
@@ -110,6 +110,10 @@ fn steps(setup: &Setup, channel: &mut Channel) -> Result<Infallible, Failure> {
     }
     setsid().at(Step::Session)?;
     join_keyring()?;
+    if setup.namespaces.makes(CloneFlags::CLONE_NEWNET) {
+        // Nobody else reaches a namespace that has no path; one that has is whoever made it to look after.
+        loopback::up().at(Step::Loopback)?;
+    }
 
     mounts::isolate()?;
     if prepared.is_empty() {

@@ -124,9 +124,14 @@ impl Namespaces {
         Ok(())
     }
 
+    /// Whether a namespace of this kind is made for the container.
+    pub fn makes(&self, kind: CloneFlags) -> bool {
+        self.new & u64::from(kind.bits().unsigned_abs()) != 0
+    }
+
     /// Whether the container has a namespace of this kind that is not the host's.
     pub fn owns(&self, kind: CloneFlags) -> bool {
-        self.new & u64::from(kind.bits().unsigned_abs()) != 0 || self.join.iter().any(|joined| joined.kind == kind)
+        self.makes(kind) || self.join.iter().any(|joined| joined.kind == kind)
     }
 
     /// Whether host names set in the container would be the container's own.

@@ -9,7 +9,7 @@ use serde_json::json;
 use system_tests::TestHost;
 use system_tests::binaries::{built, output};
 use system_tests::definition::{shell, task, with};
-use system_tests::eventually::stays;
+use system_tests::eventually::{eventually, stays};
 use tonic::Code;
 use tonic_types::StatusExt as _;
 
@@ -258,6 +258,48 @@ fn other_users_cannot_use_the_socket() {
     let words = String::from_utf8_lossy(&refused.stderr).to_lowercase();
     assert!(words.contains("permission denied"), "{words}");
     assert!(host.cli(&["host"]).status.success());
+}
+
+#[test]
+fn other_users_do_not_get_at_what_tasks_own() {
+    let host = TestHost::start();
+    let volume = json!([{ "name": "v", "dockerVolumeConfiguration": { "scope": "shared", "autoprovision": true } }]);
+    let container = with(
+        shell("c", &host.image("base"), "echo up; exec sleep 1000"),
+        json!({ "mountPoints": [{ "sourceVolume": "v", "containerPath": "/v" }] }),
+    );
+    let arn = host.run(&with(task("secrets", &[container]), json!({ "volumes": volume })));
+    host.running(&arn);
+    let bundle = host.bundle(&arn, "c");
+    let own = [
+        host.root().join("neargate.redb"),
+        bundle.join("config.json"),
+        host.task_directory(&arn).join("etc/c/hosts"),
+        host.root().join("volumes/v"),
+        host.root().join("images/names"),
+    ];
+    for path in own {
+        assert!(path.exists(), "{}", path.display());
+        let mut other = Command::new("setpriv");
+        other.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "ls"]).arg(&path);
+        let refused = output("util-linux", &mut other);
+        let readable = refused.status.success() && path.metadata().unwrap().mode() & 0o004 != 0;
+        assert!(!readable, "{}: {refused:?}", path.display());
+    }
+}
+
+#[test]
+fn the_socket_may_be_elsewhere() {
+    let mut host = TestHost::start();
+    host.terminate();
+    let socket = host.scratch().join("door/neargated.sock");
+    let mut agent = host.command().arg("--socket").arg(&socket).stdin(Stdio::null()).spawn().unwrap();
+    let asks = || Command::new(built("neargate")).env("NEARGATE_SOCKET", &socket).arg("host").output().unwrap();
+    eventually("it answers", Duration::from_secs(30), || asks().status.success().then_some(()));
+    assert!(!host.root().join("run/neargated.sock").exists());
+    agent.kill().unwrap();
+    agent.wait().unwrap();
+    host.restart();
 }
 
 #[test]

@@ -24,7 +24,7 @@ pub const GROUP: &str = "neargate";
 /// Longest path of a socket: `sun_path` of unix(7) less its final NUL.
 const LONGEST_PATH: usize = 107;
 
-/// Others may pass to the socket, but not list tasks.
+/// Others may pass to the socket, but not list what is beside it.
 const DIRECTORY_MODE: u32 = 0o711;
 const SOCKET_MODE: u32 = 0o660;
 
@@ -32,7 +32,7 @@ const SOCKET_MODE: u32 = 0o660;
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
     /// unix(7) has no room for the path.
-    #[error("socket path {} has {} bytes, {LONGEST_PATH} are possible; choose a shorter --root", path.display(), path.as_os_str().len())]
+    #[error("socket path {} has {} bytes, {LONGEST_PATH} are possible; choose a shorter --socket or --root", path.display(), path.as_os_str().len())]
     TooLong {
         /// The socket.
         path: PathBuf,
@@ -69,30 +69,37 @@ pub struct Socket {
     path: PathBuf,
 }
 
-/// Where the agent below `root` listens; an error where the kernel could not take the path.
-pub fn path(root: &Path) -> Result<PathBuf, SocketError> {
-    let path = root.join("run/neargated.sock");
-    if path.as_os_str().len() > LONGEST_PATH { Err(SocketError::TooLong { path }) } else { Ok(path) }
+/// Where the agent below `root` listens unless it is told otherwise.
+pub fn default_path(root: &Path) -> PathBuf {
+    root.join("run/neargated.sock")
+}
+
+/// An error where the kernel could not take the path.
+pub fn check(path: &Path) -> Result<(), SocketError> {
+    if path.as_os_str().len() > LONGEST_PATH { Err(SocketError::TooLong { path: path.to_owned() }) } else { Ok(()) }
 }
 
 impl Socket {
-    /// Listens below `root`. Must be called inside a tokio runtime, by the holder of the root's lock.
-    pub fn bind(root: &Path) -> Result<Socket, SocketError> {
-        let path = path(root)?;
+    /// Listens at `path`, whose directory is made where it is missing. Must be called inside a tokio runtime, by the
+    /// holder of the root's lock.
+    pub fn bind(path: &Path) -> Result<Socket, SocketError> {
+        check(path)?;
         let step = |step: &'static str, path: &Path| {
             let path = path.to_owned();
             move |source: io::Error| SocketError::Step { step, path, source }
         };
-        let directory = root.join("run");
-        DirBuilder::new()
-            .recursive(true)
-            .mode(DIRECTORY_MODE)
-            .create(&directory)
-            .and_then(|()| fs::set_permissions(&directory, Permissions::from_mode(DIRECTORY_MODE)))
-            .map_err(step("prepare directory", &directory))?;
-        remove_stale(&path)?;
-        let listener = UnixListener::bind(&path).map_err(step("listen on", &path))?;
-        let socket = Socket { listener: Arc::new(listener), path };
+        let directory = path.parent().unwrap_or(Path::new("/"));
+        if !directory.exists() {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(DIRECTORY_MODE)
+                .create(directory)
+                .and_then(|()| fs::set_permissions(directory, Permissions::from_mode(DIRECTORY_MODE)))
+                .map_err(step("prepare directory", directory))?;
+        }
+        remove_stale(path)?;
+        let listener = UnixListener::bind(path).map_err(step("listen on", path))?;
+        let socket = Socket { listener: Arc::new(listener), path: path.to_owned() };
 
         // The group first: while the mode is the umask's, nobody but the owner may connect.
         let group = Group::from_name(GROUP).map_err(errno).map_err(step("look up the group of", &socket.path))?;
@@ -155,29 +162,32 @@ mod tests {
     #[tokio::test]
     async fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
         let root = tempfile::tempdir().unwrap();
-        let socket = Socket::bind(root.path()).unwrap();
-        let path = socket.path().to_owned();
+        let path = default_path(root.path());
+        let socket = Socket::bind(&path).unwrap();
+        assert_eq!(socket.path(), path);
         let metadata = path.metadata().unwrap();
         assert_eq!(metadata.mode() & 0o777, SOCKET_MODE);
         assert_eq!(root.path().join("run").metadata().unwrap().mode() & 0o777, DIRECTORY_MODE);
-        assert!(matches!(Socket::bind(root.path()), Err(SocketError::InUse { .. })));
+        assert!(matches!(Socket::bind(&path), Err(SocketError::InUse { .. })));
         drop(socket);
         assert!(!path.exists());
 
         // Dropping a std listener leaves its file, as a killed agent does.
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         assert!(path.exists());
-        drop(Socket::bind(root.path()).unwrap());
+        drop(Socket::bind(&path).unwrap());
 
         fs::create_dir(&path).unwrap();
-        assert!(matches!(Socket::bind(root.path()), Err(SocketError::NotASocket { .. })));
+        assert!(matches!(Socket::bind(&path), Err(SocketError::NotASocket { .. })));
     }
 
     #[test]
     fn a_long_path_is_refused_with_the_reason() {
-        let root = PathBuf::from(format!("/{}", "r".repeat(87)));
-        assert_eq!(path(&root).unwrap().as_os_str().len(), LONGEST_PATH);
-        let error = path(&PathBuf::from(format!("/{}", "r".repeat(88)))).unwrap_err();
-        assert!(error.to_string().ends_with("has 108 bytes, 107 are possible; choose a shorter --root"), "{error}");
+        let below = |length| default_path(&PathBuf::from(format!("/{}", "r".repeat(length))));
+        assert_eq!(below(87).as_os_str().len(), LONGEST_PATH);
+        check(&below(87)).unwrap();
+        let error = check(&below(88)).unwrap_err();
+        let told = "has 108 bytes, 107 are possible; choose a shorter --socket or --root";
+        assert!(error.to_string().ends_with(told), "{error}");
     }
 }

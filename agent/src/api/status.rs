@@ -167,6 +167,7 @@ pub(super) fn pull(error: &PullError) -> Status {
 pub(super) fn remove(error: &RemoveError) -> Status {
     let exception = match error {
         RemoveError::NotFound(_) => Exception::ResourceNotFound,
+        RemoveError::Ambiguous { .. } => Exception::InvalidParameter,
         RemoveError::InUse { .. } => Exception::ResourceInUse,
         RemoveError::Store { .. } => Exception::Server,
     };

@@ -31,7 +31,7 @@ impl Agent {
         let root = tempfile::tempdir().unwrap();
         let config = Config { root: root.path().to_owned(), runtime: PathBuf::from("/bin/false"), ..Config::default() };
         let engine = Engine::open(Arc::new(config)).await.unwrap();
-        let socket = Socket::bind(root.path()).unwrap();
+        let socket = Socket::bind(&socket::default_path(root.path())).unwrap();
         let uri = format!("unix://{}", socket.path().display());
         let stop = CancellationToken::new();
         let serving = tokio::spawn(serve(socket, engine.clone(), stop.clone()));

@@ -1,7 +1,7 @@
 //! RunTask: everything is checked before anything is made; the answer comes once the records are durable.
 
-use definition::task::{CpuArchitecture, LaunchType, TaskSpec};
-use definition::{check_run_task, with_overrides};
+use definition::task::{CpuArchitecture, TaskSpec};
+use definition::{FARGATE_REFUSED, check_run_task, with_overrides};
 use prost::Message as _;
 use proto::v1::{Container, Failure, RunTaskRequest, RunTaskResponse, Tag, Task, TaskDefinition};
 use sha2::{Digest as _, Sha256};
@@ -104,14 +104,14 @@ impl Engine {
 
     /// Why no task of this kind can ever run here, in RunTask's words.
     fn cannot_be_placed(&self, spec: &TaskSpec) -> Option<Failure> {
-        let host = if cfg!(target_arch = "x86_64") { CpuArchitecture::X86_64 } else { CpuArchitecture::Arm64 };
-        let reason = if spec.cpu_architecture.is_some_and(|wanted| wanted != host) {
-            "ATTRIBUTE"
-        } else {
-            self.shared.ledger().fits_host(&Demand::of(spec)).err()?.reason()
-        };
         let arn = self.container_instance().container_instance_arn;
-        Some(Failure { arn, reason: Some(reason.to_owned()), detail: None })
+        if let Some(wanted) = spec.cpu_architecture.filter(|wanted| *wanted != CpuArchitecture::HOST) {
+            let host = CpuArchitecture::HOST.as_str();
+            let detail = format!("ecs.cpu-architecture is {host}, the task requires {}", wanted.as_str());
+            return Some(Failure { arn, reason: Some("ATTRIBUTE".to_owned()), detail: Some(detail) });
+        }
+        let shortage = self.shared.ledger().fits_host(&Demand::of(spec)).err()?;
+        Some(Failure { arn, reason: Some(shortage.reason().to_owned()), detail: None })
     }
 
     fn record(
@@ -183,13 +183,10 @@ fn checked(request: &RunTaskRequest, definition: &TaskDefinition) -> Result<Task
     };
     let fargate = match request.launch_type.as_deref() {
         Some(launch_type) => launch_type == "FARGATE",
-        None => spec.requires_compatibilities == [LaunchType::Fargate],
+        None => spec.is_fargate_only(),
     };
     if fargate {
-        let message = "The launch type FARGATE is not supported yet: tasks in microVMs come later. Run it with the \
-                       launch type EC2."
-            .to_owned();
-        return Err(EngineError::Client { message });
+        return Err(EngineError::Client { message: FARGATE_REFUSED.to_owned() });
     }
     Ok(spec)
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use futures_util::Stream;
 use proto::v1::{
-    DescribeTasksRequest, DescribeTasksResponse, Failure, ListTasksRequest, ListTasksResponse, StopTaskRequest, Task,
-    WatchTasksRequest,
+    Attribute, DescribeTasksRequest, DescribeTasksResponse, Failure, ListTasksRequest, ListTasksResponse,
+    StopTaskRequest, Task, WatchTasksRequest,
 };
 use runtime::monitor::protocol;
 use tokio::sync::{oneshot, watch};
@@ -76,8 +76,9 @@ impl Engine {
         for name in &request.tasks {
             let found = TaskId::parse(name).and_then(|id| self.shared.records(&[id]).pop());
             match found {
-                Some((_, record)) => {
+                Some((id, record)) => {
                     let mut task = record.task.clone();
+                    task.attributes.extend(self.waits_for(&id));
                     if !with_tags {
                         task.tags.clear();
                     }
@@ -91,6 +92,13 @@ impl Engine {
             }
         }
         Ok(answer)
+    }
+
+    /// What keeps a task waiting right now: told, not stored.
+    fn waits_for(&self, id: &TaskId) -> Option<Attribute> {
+        let lacks = self.shared.ledger().lacks(id)?;
+        let name = Some("neargate.waits-for".to_owned());
+        Some(Attribute { name, value: Some(lacks), ..Attribute::default() })
     }
 
     /// Lists ARNs, newest first, of tasks whose desired status is RUNNING unless asked otherwise.

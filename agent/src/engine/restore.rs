@@ -2,9 +2,9 @@
 //! knows.
 
 use std::collections::HashSet;
-use std::fs::{self, OpenOptions};
+use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Read as _, Seek as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -36,6 +36,7 @@ pub(super) fn open(config: Arc<Config>) -> Result<Shared, OpenError> {
     let root = &config.root;
     fs::create_dir_all(root).map_err(|source| OpenError::File { path: root.clone(), source })?;
     let lock = lock(root)?;
+    make_directories(root)?;
     let instance = instance_id(root).map_err(|source| OpenError::File { path: root.clone(), source })?;
     let store = Store::open(&root.join("neargate.redb"))?;
     let names = Names::new(config.identity.clone());
@@ -70,6 +71,18 @@ pub(super) fn open(config: Arc<Config>) -> Result<Shared, OpenError> {
         host: Mutex::new(known),
         _lock: lock,
     })
+}
+
+/// Definitions hold secrets, and a container's root may leave programs with set-user-id: nobody but root passes into
+/// what tasks own, whatever the umask or an earlier version said. The socket is everybody's to find.
+fn make_directories(root: &Path) -> Result<(), OpenError> {
+    for (name, mode) in [("run", 0o711), ("tasks", 0o700), ("volumes", 0o700)] {
+        let path = root.join(name);
+        fs::create_dir_all(&path)
+            .and_then(|()| fs::set_permissions(&path, Permissions::from_mode(mode)))
+            .map_err(|source| OpenError::File { path, source })?;
+    }
+    Ok(())
 }
 
 /// The kernel drops the lock with the process, however that ends: at once, unless a child of an agent that was killed

@@ -35,6 +35,8 @@ const POLL: Duration = Duration::from_millis(5);
 const PREPARE_LOCK: &str = "prepare.lock";
 /// In a bundle: held from before its monitor is executed until that has ended, while the monitor's own lock is only
 /// taken once it has come that far.
+/// The stderr of a container's monitor.
+const MONITOR_LOG: &str = "monitor.log";
 const START_LOCK: &str = "start.lock";
 
 /// A task's sandbox on this kernel.
@@ -61,7 +63,7 @@ impl Host {
     }
 
     async fn make(&self, shared: Shared, limits: LinuxResources) -> Result<(), SandboxError> {
-        make_directory(&self.directory, 0o711)?;
+        make_directory(&self.directory, 0o700)?;
         let lock = self.lock().await?;
         let path = self.cgroup.clone();
         blocking(move || Cgroup::ensure(&path, &limits).map(drop)).await?;
@@ -127,7 +129,7 @@ impl Host {
     }
 
     fn monitor(&self, bundle: &Path, how: &Supervision, lock: File) -> Result<Command, SandboxError> {
-        let words = bundle.join("monitor.log");
+        let words = bundle.join(MONITOR_LOG);
         let stderr = File::create(&words).map_err(file(&words))?;
         let mut command = Command::new(&self.runtime);
         command
@@ -201,15 +203,20 @@ impl Sandbox for Host {
             BufReader::new(stdout).read_line(&mut line).await.map_err(execute)?;
         }
         match serde_json::from_str::<Ready>(&line) {
-            Ok(Ready::Started(record)) => Ok(Start::Running { started_at: record.started_at }),
+            Ok(Ready::Started(record)) => {
+                // Such as a limit that this host may not raise.
+                for words in words_of_monitor(bundle).lines() {
+                    tracing::warn!(task = name(&self.directory), container = name(bundle), "{words}");
+                }
+                Ok(Start::Running { started_at: record.started_at })
+            }
             Ok(Ready::Failed(failure)) => Ok(Start::Failed(failure)),
             Err(_) => {
                 let status = monitor.wait().await.map_err(execute)?;
                 if status.code() == Some(i32::from(protocol::EXIT_BUSY)) {
                     return self.started_before(bundle).await;
                 }
-                let words = fs::read_to_string(bundle.join("monitor.log")).unwrap_or_default();
-                let message = format!("the monitor ended with {status}: {}", words.trim());
+                let message = format!("the monitor ended with {status}: {}", words_of_monitor(bundle).trim());
                 Ok(Start::Failed(Failure { kind: "CannotCreateContainerError".to_owned(), message }))
             }
         }
@@ -327,6 +334,10 @@ fn file(path: &Path) -> impl FnOnce(io::Error) -> SandboxError {
 
 fn lost() -> Failure {
     Failure { kind: "CannotStartContainerError".to_owned(), message: "its monitor ended before it".to_owned() }
+}
+
+fn words_of_monitor(bundle: &Path) -> String {
+    fs::read_to_string(bundle.join(MONITOR_LOG)).unwrap_or_default()
 }
 
 fn record<T: serde::de::DeserializeOwned>(bundle: &Path, name: &str) -> Result<Option<T>, SandboxError> {

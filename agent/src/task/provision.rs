@@ -268,17 +268,15 @@ async fn pull<S>(parts: &Parts<'_, S>, index: usize, container: &ContainerSpec) 
 
 fn directories(spec: &TaskSpec, places: &Places) -> Result<(), ProvisionError> {
     let make = |path: &Path, mode| make_directory(path, mode).map_err(directory);
-    // Ids inside pass through these as others: they need to search, not to list.
-    make(&places.task, 0o711)?;
-    make(&places.run, 0o711)?;
-    make(&places.task.join("logs"), 0o750)?;
-    make(&places.volumes(), 0o711)?;
+    make(&places.task, 0o700)?;
+    make(&places.run, 0o700)?;
+    make(&places.task.join("logs"), 0o700)?;
+    make(&places.volumes(), 0o700)?;
     for volume in &spec.volumes {
         match &volume.source {
             VolumeSource::Task => make(&places.volumes().join(&volume.name), 0o755)?,
             VolumeSource::Host(path) => make(Path::new(path), 0o755)?,
             VolumeSource::Shared { autoprovision } => {
-                make(&places.shared_volumes, 0o711)?;
                 let path = places.shared_volumes.join(&volume.name);
                 if *autoprovision {
                     make(&path, 0o755)?;

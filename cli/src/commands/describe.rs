@@ -1,23 +1,34 @@
 //! `neargate describe`: everything about tasks, for people.
 
-use proto::v1::{Container, Task};
+use proto::v1::{Container, DescribeTasksResponse, Task};
 
 use super::{DONE, describe_tasks};
 use crate::{
     args::{Describe, Globals},
     client::Client,
-    error::{Error, FAILED},
+    error::{self, Error, FAILED},
     output, task_name, text, time,
 };
 
 /// Describes tasks; exits with 1 where one is not there.
 pub(super) async fn describe(globals: &Globals, args: &Describe) -> Result<u8, Error> {
     let client = Client::connect(&globals.socket).await?;
-    let mut tasks = Vec::new();
+    let (mut tasks, mut code) = (Vec::new(), DONE);
     for name in &args.tasks {
-        tasks.push(task_name::resolve(&client, name).await?);
+        match task_name::resolve(&client, name).await {
+            Ok(task) => tasks.push(task),
+            // One that is not there does not keep the others.
+            Err(error @ Error::Name(_)) => {
+                output::note(&format!("neargate: {}", error::chain(&error)));
+                code = FAILED;
+            }
+            Err(error) => return Err(error),
+        }
     }
-    let answer = describe_tasks(&client, &tasks).await?;
+    let answer = match &tasks[..] {
+        [] => DescribeTasksResponse::default(),
+        tasks => describe_tasks(&client, tasks).await?,
+    };
     if globals.json {
         output::json(&answer).map_err(Error::Output)?;
     } else if !answer.tasks.is_empty() {
@@ -32,7 +43,7 @@ pub(super) async fn describe(globals: &Globals, args: &Describe) -> Result<u8, E
             "neargate: cannot describe {arn}: {reason}; `neargate ps -a` lists the tasks of this host"
         ));
     }
-    Ok(if answer.failures.is_empty() { DONE } else { FAILED })
+    Ok(if answer.failures.is_empty() { code } else { FAILED })
 }
 
 fn description(task: &Task, now: f64) -> String {

@@ -37,14 +37,19 @@ pub(super) async fn exec(globals: &Globals, args: Exec) -> Result<u8, Error> {
     let client = Client::connect(&globals.socket).await?;
     let task = task_name::resolve(&client, &args.task).await?;
     let doing = format!("cannot run {} in task {}", text::plain(&args.command[0]), text::short_id(&task));
-    let (tty, interactive) = (args.tty, args.interactive);
+    let (tty, interactive, named) = (args.tty, args.interactive, args.container.is_some());
     let (requests, outgoing) = mpsc::channel(4);
     send(&requests, ExecuteCommandRequest { start: Some(start(args, task)), ..Default::default() }).await;
     let answers = client
         .tasks()
         .execute_command(ReceiverStream::new(outgoing))
         .await
-        .map_err(Error::refused(doing.clone()))?
+        .map_err(Error::refused(doing.clone()))
+        .inspect_err(|error| {
+            if !named && matches!(error, Error::Refused { refusal, .. } if refusal.blames("container")) {
+                output::note("neargate: --container NAME (-c) says which container is meant");
+            }
+        })?
         .into_inner();
     let _raw = if tty && terminal::is_interactive() { Some(RawMode::enter()?) } else { None };
     if interactive {

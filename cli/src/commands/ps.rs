@@ -15,6 +15,9 @@ use crate::{
 /// Characters of a reason that fit beside the other columns; `neargate describe` shows all of it.
 const REASON: usize = 60;
 
+/// The agent's attribute of a task that has to wait.
+const WAITS_FOR: &str = "neargate.waits-for";
+
 /// Lists tasks: those that have not stopped, or all.
 pub(super) async fn ps(globals: &Globals, args: &Ps) -> Result<u8, Error> {
     let client = Client::connect(&globals.socket).await?;
@@ -74,12 +77,15 @@ fn ending(task: &Task) -> String {
     if let Some(reason) = task.stopped_reason.as_deref().filter(|reason| !reason.is_empty()) {
         parts.push(text::cut(&text::plain(reason), REASON));
     }
+    if let Some(lacks) = task.attributes.iter().find(|attribute| attribute.name() == WAITS_FOR) {
+        parts.push(text::cut(&format!("waits for {}", text::plain(lacks.value())), REASON));
+    }
     parts.join(" ")
 }
 
 #[cfg(test)]
 mod tests {
-    use proto::v1::Container;
+    use proto::v1::{Attribute, Container};
 
     use super::*;
 
@@ -101,6 +107,14 @@ mod tests {
             "TASK           DEFINITION   STATUS    CONTAINERS   CREATED         EXIT/REASON\n\
              0123456789ab   web:3        STOPPED   0/3          5 minutes ago   42,0 Essential container in\\x1b task exited"
         );
+    }
+
+    #[test]
+    fn a_task_that_waits_says_for_what() {
+        let attribute =
+            |value: &str| Attribute { name: Some(WAITS_FOR.into()), value: Some(value.into()), ..Default::default() };
+        let task = Task { attributes: vec![attribute("host port 80/tcp")], ..Default::default() };
+        assert_eq!(ending(&task), "waits for host port 80/tcp");
     }
 
     #[test]

@@ -72,8 +72,12 @@ fn told(error: &FileError) -> String {
 
 fn summary(file: &str, definition: &Definition) -> String {
     let mut lines = vec![format!("{file}: ok: {}", outline(&definition.request))];
-    lines.extend(definition.warnings.iter().map(|warning| format!("{file}: warning: {}", text::plain(warning))));
+    lines.extend(warnings(definition).map(|warning| format!("{file}: warning: {}", text::plain(warning))));
     lines.join("\n")
+}
+
+fn warnings(definition: &Definition) -> impl Iterator<Item = &String> {
+    definition.warnings.iter().chain(&definition.refused_here)
 }
 
 /// `family web, 3 containers (page, server, client), 1 volume`
@@ -90,7 +94,7 @@ fn outline(request: &RegisterTaskDefinitionRequest) -> String {
 
 fn file_report(file: String, outcome: Result<Definition, FileError>) -> FileReport {
     let (warnings, problems) = match outcome {
-        Ok(definition) => (definition.warnings, Vec::new()),
+        Ok(definition) => (warnings(&definition).cloned().collect(), Vec::new()),
         Err(FileError::Problems { problems, .. }) => {
             let report = |p: definition_file::Problem| ProblemReport {
                 line: Some(p.at.0),
@@ -98,7 +102,7 @@ fn file_report(file: String, outcome: Result<Definition, FileError>) -> FileRepo
                 path: p.path,
                 message: p.message,
             };
-            (Vec::new(), problems.0.into_iter().map(report).collect())
+            (Vec::new(), problems.problems.into_iter().map(report).collect())
         }
         Err(other) => {
             let message = error::chain(&other);
@@ -123,10 +127,13 @@ mod tests {
             volumes: vec![Volume::default()],
             ..Default::default()
         };
-        let definition = Definition { request, warnings: vec!["revision is ignored".into()] };
+        let definition =
+            Definition { request, warnings: vec!["revision is ignored".into()], refused_here: vec!["ARM".into()] };
         assert_eq!(
             summary("t.json", &definition),
-            "t.json: ok: family web, 2 containers (page, server), 1 volume\nt.json: warning: revision is ignored"
+            "t.json: ok: family web, 2 containers (page, server), 1 volume\n\
+             t.json: warning: revision is ignored\n\
+             t.json: warning: ARM"
         );
     }
 }

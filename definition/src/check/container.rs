@@ -10,7 +10,7 @@ mod linux;
 mod log;
 mod names;
 pub(crate) mod order;
-mod ports;
+pub(super) mod ports;
 
 pub(super) fn check(
     problems: &mut Problems,

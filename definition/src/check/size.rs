@@ -8,10 +8,8 @@ const TASK_CPU: std::ops::RangeInclusive<u32> = 128..=196_608;
 /// docker refuses less; also ECS's minimum, MiB.
 pub(super) const MIN_MEMORY_MIB: i32 = 6;
 
-const INVALID_CPU: &str = "Invalid 'cpu' setting for task. For more information, see the Troubleshooting section of the \
-                           Amazon ECS Developer Guide.";
-const INVALID_MEMORY: &str = "Invalid 'memory' setting for task. For more information, see the Troubleshooting section \
-                              of the Amazon ECS Developer Guide.";
+const TROUBLESHOOTING: &str =
+    "For more information, see the Troubleshooting section of the Amazon ECS Developer Guide.";
 
 /// `256`, `.25 vCPU`, `1 vcpu` to CPU units.
 pub(crate) fn parse_cpu(text: &str) -> Option<u32> {
@@ -46,7 +44,9 @@ pub(crate) fn task_cpu(problems: &mut Problems, path: &str, text: Option<&str>) 
     let text = text?;
     let units = parse_cpu(text).filter(|units| TASK_CPU.contains(units));
     if units.is_none() {
-        problems.client(path, INVALID_CPU);
+        let (first, last) = (TASK_CPU.start(), TASK_CPU.end());
+        let forms = format!("'{text}' is not {first} to {last} CPU units ('256') or the same in vCPU ('.25 vCPU')");
+        problems.client(path, format!("Invalid 'cpu' setting for task. {TROUBLESHOOTING} {forms}."));
     }
     units
 }
@@ -56,7 +56,8 @@ pub(crate) fn task_memory(problems: &mut Problems, path: &str, text: Option<&str
     let text = text?;
     let mib = parse_memory(text).filter(|mib| *mib >= MIN_MEMORY_MIB.unsigned_abs());
     if mib.is_none() {
-        problems.client(path, INVALID_MEMORY);
+        let forms = format!("'{text}' is not at least {MIN_MEMORY_MIB} MiB ('512') or a number of GB ('0.5 GB')");
+        problems.client(path, format!("Invalid 'memory' setting for task. {TROUBLESHOOTING} {forms}."));
     }
     mib
 }

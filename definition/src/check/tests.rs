@@ -84,6 +84,35 @@ fn texts_of_ecs() {
 }
 
 #[test]
+fn containers_do_not_share_a_host_port() {
+    let container = |name: &str, protocol: &str| {
+        let ports = json!([{ "containerPort": 80, "protocol": protocol }]);
+        json!({ "name": name, "image": "busybox", "memory": 6, "portMappings": ports })
+    };
+    let check = |second: &str| {
+        let containers = [container("a", "tcp"), container("b", second)];
+        let definition = json!({ "family": "f", "networkMode": "host", "containerDefinitions": containers });
+        super::check(&serde_json::from_value(definition).unwrap())
+    };
+    check("udp").unwrap();
+    let problems = check("tcp").unwrap_err();
+    assert_eq!(problems[0].path, "containerDefinitions[1].portMappings");
+    assert_eq!(problems[0].message, "Container 'b' maps host port 80/tcp, which 'a' has.");
+}
+
+#[test]
+fn what_is_sound_and_does_not_run_here_is_told() {
+    let definition = json!({
+        "family": "f", "requiresCompatibilities": ["FARGATE"], "networkMode": "awsvpc", "cpu": "256", "memory": "512",
+        "runtimePlatform": { "cpuArchitecture": "ARM64" },
+        "containerDefinitions": [{ "name": "a", "image": "busybox" }],
+    });
+    let task = super::check(&serde_json::from_value(definition).unwrap()).unwrap();
+    let told = crate::refused_here(&task);
+    assert!(told[0].contains("FARGATE") && told[1].contains("ARM64"), "{told:?}");
+}
+
+#[test]
 fn bad_values_are_told_with_their_path() {
     for (container, path) in [
         (json!({ "memory": 3 }), "memory"),

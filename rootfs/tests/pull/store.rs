@@ -59,6 +59,16 @@ async fn an_image_goes_with_its_last_name() {
 }
 
 #[tokio::test]
+async fn an_image_is_removed_by_the_beginning_of_its_id() {
+    let (layout, (_dir, images)) = (tempfile::tempdir().unwrap(), store(Config::default()));
+    let pulled = images.pull(&image("x").write(layout.path(), "one"), None, |_| {}).await.unwrap();
+    let hex = pulled.id.digest().hex();
+    assert!(matches!(images.remove(&hex[..3]), Err(RemoveError::NotFound(_))), "too short to be meant");
+    assert_eq!(images.remove(&hex[..12]).unwrap(), 5);
+    assert_eq!(images.list().unwrap().len(), 0);
+}
+
+#[tokio::test]
 async fn everything_survives_a_restart_and_half_made_things_do_not() {
     let (layout, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let root = dir.path().join("images");

@@ -83,7 +83,7 @@ impl<S: Sandbox + Clone> Driver<S> {
             };
             match recalled {
                 Known::Waiting => self.record.set_stage(index, Stage::Waiting),
-                Known::Running { .. } => self.note_running(index),
+                Known::Running { .. } => self.note_running(&spec.containers[index], index),
                 Known::Starting | Known::Stopped { .. } => {}
             }
             known.push(recalled);
@@ -135,7 +135,7 @@ impl<S: Sandbox + Clone> Driver<S> {
         match report {
             Report::Started(index, Ok(Start::Running { started_at })) => {
                 run.known[index] = Known::Running { started_at, healthy: false };
-                self.note_running(index);
+                self.note_running(&run.spec.containers[index], index);
                 self.look_after(run, index);
             }
             Report::Started(index, Ok(Start::Failed(failure))) => {

@@ -1,11 +1,11 @@
 //! `portMappings`.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use proto::v1::PortMapping as WirePort;
 
 use crate::problem::Problems;
-use crate::task::{NetworkMode, PortMapping, Protocol};
+use crate::task::{NetworkMode, PortMapping, Protocol, TaskSpec};
 
 pub(super) fn check(problems: &mut Problems, path: &str, ports: &[WirePort], mode: NetworkMode) -> Vec<PortMapping> {
     let path = format!("{path}.portMappings");
@@ -20,10 +20,12 @@ pub(super) fn check(problems: &mut Problems, path: &str, ports: &[WirePort], mod
         return Vec::new();
     }
     let mut checked = Vec::new();
-    let mut taken = BTreeSet::new();
     for (index, port) in ports.iter().enumerate() {
         let path = format!("{path}[{index}]");
-        let container_port = port.container_port.unwrap_or(0);
+        let Some(container_port) = port.container_port else {
+            problems.client(&path, format!("{path}.containerPort is missing."));
+            continue;
+        };
         let number = u16::try_from(container_port).ok().filter(|number| *number > 0);
         let Some(host_port) = number else {
             problems.client(format!("{path}.containerPort"), format!("{path}.containerPort must be 1 to 65535."));
@@ -43,11 +45,23 @@ pub(super) fn check(problems: &mut Problems, path: &str, ports: &[WirePort], mod
                 continue;
             }
         };
-        let mapping = PortMapping { host_port, protocol };
-        if !taken.insert(mapping) {
-            problems.client(&path, format!("{path} maps port {host_port} a second time."));
-        }
-        checked.push(mapping);
+        checked.push(PortMapping { host_port, protocol });
     }
     checked
+}
+
+/// Nobody shares a host port, the containers of one task neither.
+pub(in crate::check) fn across(problems: &mut Problems, task: &TaskSpec) {
+    let mut holders = BTreeMap::new();
+    for (index, container) in task.containers.iter().enumerate() {
+        for mapping in &container.port_mappings {
+            if let Some(holder) = holders.insert(*mapping, &container.name) {
+                let (port, protocol) = (mapping.host_port, mapping.protocol.as_str());
+                problems.client(
+                    format!("containerDefinitions[{index}].portMappings"),
+                    format!("Container '{}' maps host port {port}/{protocol}, which '{holder}' has.", container.name),
+                );
+            }
+        }
+    }
 }

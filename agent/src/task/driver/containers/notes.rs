@@ -1,5 +1,7 @@
 //! What becomes of a container, written into the task's record in ECS's words.
 
+use definition::task::ContainerSpec;
+use proto::v1::NetworkBinding;
 use runtime::cli::report::chain;
 use runtime::monitor::protocol::{ExitRecord, Failure};
 
@@ -9,9 +11,22 @@ use crate::task::Stage;
 use crate::task::ordering::Known;
 
 impl<S: Sandbox + Clone> Driver<S> {
-    pub(super) fn note_running(&mut self, index: usize) {
+    pub(super) fn note_running(&mut self, container: &ContainerSpec, index: usize) {
         self.record.set_stage(index, Stage::Running);
-        self.record.task.containers[index].last_status = Some("RUNNING".to_owned());
+        let view = &mut self.record.task.containers[index];
+        view.last_status = Some("RUNNING".to_owned());
+        view.network_bindings = container
+            .port_mappings
+            .iter()
+            .map(|mapping| NetworkBinding {
+                bind_ip: Some("0.0.0.0".to_owned()),
+                // In host mode, the only one with ports, they are one.
+                container_port: Some(mapping.host_port.into()),
+                host_port: Some(mapping.host_port.into()),
+                protocol: Some(mapping.protocol.as_str().to_owned()),
+                ..NetworkBinding::default()
+            })
+            .collect();
     }
 
     /// A container that could not be started stops its task, essential or not, as in ECS.
