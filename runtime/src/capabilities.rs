@@ -104,6 +104,13 @@ pub fn available() -> Result<Vec<String>, CapabilityError> {
     Ok(names)
 }
 
+/// Names of all capabilities that can be asked for, sorted.
+pub fn known() -> Vec<String> {
+    let mut names: Vec<String> = caps::all().iter().map(ToString::to_string).collect();
+    names.sort();
+    names
+}
+
 fn failed(set: &'static str, source: CapsError) -> CapabilityError {
     CapabilityError::Set { set, source }
 }

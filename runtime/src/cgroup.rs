@@ -19,13 +19,16 @@ mod stats;
 mod v1;
 mod v2;
 
-pub use stats::Stats;
+pub use stats::{CpuStats, IoStats, MemoryStats, PidsStats, Stats};
 
 /// Where controllers are mounted: cgroup2 itself on v2, one directory per controller on v1.
 pub const MOUNT_POINT: &str = "/sys/fs/cgroup";
 
 /// How long killed processes may take to leave. Longer than any exit of a process that is not stuck in the kernel.
 const EMPTY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long processes may take to stop running: one in the middle of slow I/O stops when that is done.
+const FREEZE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why a cgroup operation failed.
 #[derive(Debug, thiserror::Error)]
@@ -100,6 +103,12 @@ pub enum CgroupError {
         /// The kernel's answer.
         #[source]
         source: io::Error,
+    },
+    /// Some of its processes run on.
+    #[error("cgroup {path} is not frozen after {} s", FREEZE_TIMEOUT.as_secs())]
+    NotFrozen {
+        /// Path below the mount point.
+        path: String,
     },
     /// Killed processes are still there.
     #[error("cgroup {path} still holds processes {} s after SIGKILL", EMPTY_TIMEOUT.as_secs())]
@@ -239,19 +248,40 @@ impl Cgroup {
         stats::read(self)
     }
 
-    /// Stops all processes of the group from running until [`Cgroup::thaw`].
+    /// Stops all processes of the group from running until [`Cgroup::thaw`]; returns when the last one has stopped. On
+    /// failure they run on.
     pub fn freeze(&self) -> Result<(), CgroupError> {
-        match self.version {
-            Version::V1 => v1::set_frozen(self, true),
-            Version::V2 => v2::set_frozen(self, true),
+        self.set_frozen(true)?;
+        let deadline = Instant::now() + FREEZE_TIMEOUT;
+        let mut pause = Duration::from_micros(100);
+        while !self.is_frozen()? {
+            if Instant::now() > deadline {
+                self.set_frozen(false)?;
+                return Err(CgroupError::NotFrozen { path: self.path.clone() });
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(10));
         }
+        Ok(())
     }
 
     /// Lets frozen processes run again.
     pub fn thaw(&self) -> Result<(), CgroupError> {
+        self.set_frozen(false)
+    }
+
+    /// Whether all processes of the group are frozen. A group that is not there is not.
+    pub fn is_frozen(&self) -> Result<bool, CgroupError> {
         match self.version {
-            Version::V1 => v1::set_frozen(self, false),
-            Version::V2 => v2::set_frozen(self, false),
+            Version::V1 => v1::is_frozen(self),
+            Version::V2 => v2::is_frozen(self),
+        }
+    }
+
+    fn set_frozen(&self, frozen: bool) -> Result<(), CgroupError> {
+        match self.version {
+            Version::V1 => v1::set_frozen(self, frozen),
+            Version::V2 => v2::set_frozen(self, frozen),
         }
     }
 
@@ -341,6 +371,14 @@ impl Cgroup {
             Version::V1 => v1::mounted().map(|controller| self.directory(Some(controller))).collect(),
             Version::V2 => vec![self.directory(None)],
         }
+    }
+}
+
+/// What a file says, or nothing where it is not there.
+fn text_or_empty(file: &Path) -> Result<String, CgroupError> {
+    match fs::read_to_string(file) {
+        Err(error) if is_gone(&error) => Ok(String::new()),
+        other => other.map_err(CgroupError::file(file)),
     }
 }
 

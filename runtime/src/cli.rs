@@ -1,5 +1,6 @@
 //! The OCI command line, with the flags of runc and crun, plus `namespaces` and `monitor`. Owns arguments, messages and
-//! exit codes; the work is in `container`, `namespaces` and `monitor`.
+//! exit codes; the work is in `container`, `namespaces` and `monitor`. The commands of a container's life are in
+//! `cli/commands.rs`, those that change or watch one in `cli/control.rs`, those that need none in `cli/inspect.rs`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -9,12 +10,15 @@ use clap::{Args, Parser, Subcommand};
 use crate::{monitor, own_binary};
 
 pub mod commands;
+mod control;
 pub mod foreground;
+mod inspect;
 pub mod report;
 
 /// Runs containers from OCI bundles.
 #[derive(Debug, Parser)]
-#[command(name = "neargate-runtime", version, about)]
+#[command(name = "neargate-runtime", about)]
+#[command(version = concat!(env!("CARGO_PKG_VERSION"), "\nspec: 1.2.0"))]
 pub struct Cli {
     #[command(flatten)]
     global: Global,
@@ -59,6 +63,20 @@ enum Command {
     Exec(Exec),
     /// List containers
     List(List),
+    /// Keep a container's processes from running
+    Pause(Id),
+    /// Let a paused container go on
+    Resume(Id),
+    /// Change the limits of a container
+    Update(control::Update),
+    /// List the processes of a container
+    Ps(control::Ps),
+    /// Print a container's statistics and what it is killed for, as JSON lines
+    Events(control::Events),
+    /// Print what this runtime can do as JSON
+    Features,
+    /// Write a config.json to begin with
+    Spec(inspect::Spec),
     /// Create and start a container, and look after it to its end
     Monitor(monitor::Args),
     /// Pin namespaces for the containers of a task
@@ -233,6 +251,13 @@ pub fn run() -> ExitCode {
         Command::Delete(args) => commands::delete(root, &args),
         Command::Exec(args) => commands::exec(root, &args),
         Command::List(args) => commands::list(root, &args),
+        Command::Pause(args) => control::pause(root, &args),
+        Command::Resume(args) => control::resume(root, &args),
+        Command::Update(args) => control::update(root, &args),
+        Command::Ps(args) => control::ps(root, &args),
+        Command::Events(args) => control::events(root, &args),
+        Command::Features => inspect::features(),
+        Command::Spec(args) => inspect::spec(&args),
         Command::Monitor(args) => monitor::run(&args).map_err(Into::into),
         Command::Namespaces(args) => commands::namespaces(&args),
     };

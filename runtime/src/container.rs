@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use oci_spec::runtime::{Spec, State};
+use oci_spec::runtime::{LinuxResources, Spec, State};
 
 use crate::cgroup::{Cgroup, CgroupError};
 use crate::hooks::{self, HookError};
@@ -25,6 +25,9 @@ pub use crate::init::stdio::Stdio;
 
 /// How long a container may take to die of SIGKILL: it can be in the middle of slow I/O.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A running container whose cgroup is frozen, in runc's word.
+pub const PAUSED: &str = "paused";
 
 /// Why a container could not be signalled or removed.
 #[derive(Debug, thiserror::Error)]
@@ -44,9 +47,58 @@ pub enum ContainerError {
     Hook { id: String, source: HookError },
 }
 
-/// The OCI state of a container.
-pub fn state(state_root: &Path, id: &str) -> Result<State, ContainerError> {
-    Ok(Directory::open(state_root, id)?.load()?.to_oci())
+/// What is known of a container, as it is now.
+pub fn load(state_root: &Path, id: &str) -> Result<Record, ContainerError> {
+    Ok(Directory::open(state_root, id)?.load()?)
+}
+
+/// The word for where a container is: OCI's, or `paused` for a running one whose cgroup is frozen.
+pub fn status(record: &Record) -> Result<&'static str, ContainerError> {
+    let frozen = match record.status {
+        Status::Running { .. } => cgroup(record).and_then(|group| group.is_frozen()),
+        _ => Ok(false),
+    };
+    let frozen = frozen.map_err(|source| ContainerError::Cgroup { id: record.id.clone(), source })?;
+    Ok(if frozen { PAUSED } else { record.status.name() })
+}
+
+/// Freezes a running container; returns when none of its processes runs.
+pub fn pause(state_root: &Path, id: &str) -> Result<(), ContainerError> {
+    let record = in_status(state_root, id, &["running"], "pause")?;
+    cgroup(&record).and_then(|group| group.freeze()).map_err(|source| ContainerError::Cgroup { id: record.id, source })
+}
+
+/// Lets a paused container go on.
+pub fn resume(state_root: &Path, id: &str) -> Result<(), ContainerError> {
+    let record = in_status(state_root, id, &[PAUSED], "resume")?;
+    cgroup(&record).and_then(|group| group.thaw()).map_err(|source| ContainerError::Cgroup { id: record.id, source })
+}
+
+/// Changes the limits that `resources` names and leaves the others.
+pub fn update(state_root: &Path, id: &str, resources: &LinuxResources) -> Result<(), ContainerError> {
+    let record = in_status(state_root, id, &["created", "running", PAUSED], "update")?;
+    let updated = cgroup(&record).and_then(|group| group.update(resources));
+    updated.map_err(|source| ContainerError::Cgroup { id: record.id, source })
+}
+
+/// The pids of a container's processes, as the caller sees them.
+pub fn pids(state_root: &Path, id: &str) -> Result<Vec<i32>, ContainerError> {
+    let record = load(state_root, id)?;
+    cgroup(&record).and_then(|group| group.pids()).map_err(|source| ContainerError::Cgroup { id: record.id, source })
+}
+
+/// The container's cgroup.
+pub fn cgroup(record: &Record) -> Result<Cgroup, CgroupError> {
+    Cgroup::open(&record.cgroup)
+}
+
+fn in_status(state_root: &Path, id: &str, allowed: &[&str], wanted: &'static str) -> Result<Record, ContainerError> {
+    let record = load(state_root, id)?;
+    let is = status(&record)?;
+    if !allowed.contains(&is) {
+        return Err(ContainerError::WrongStatus { id: id.to_owned(), is, wanted });
+    }
+    Ok(record)
 }
 
 /// Records of all containers below `state_root`, by id. One that is just being made or removed is left out.
@@ -54,25 +106,33 @@ pub fn list(state_root: &Path) -> Result<Vec<Record>, ContainerError> {
     Ok(state::list(state_root)?)
 }
 
-/// Sends `signal` to the container's init, or to every process in its cgroup when `all`.
+/// Sends `signal` to the container's init, or to every process in its cgroup when `all`. SIGKILL ends paused ones too;
+/// other signals wait until they are resumed.
 pub fn kill(state_root: &Path, id: &str, signal: i32, all: bool) -> Result<(), ContainerError> {
-    let record = Directory::open(state_root, id)?.load()?;
+    let record = load(state_root, id)?;
     if all {
-        return kill_all(&record, signal);
+        kill_all(&record, signal)?;
+    } else {
+        let wrong = |is| ContainerError::WrongStatus { id: id.to_owned(), is, wanted: "kill" };
+        let init = record.status.init().ok_or_else(|| wrong(record.status.name()))?;
+        match signal_process(init, signal) {
+            Err(Errno::ESRCH) => return Err(wrong("stopped")),
+            other => other.map_err(|source| ContainerError::Signal { id: id.to_owned(), signal, source })?,
+        }
     }
-    let Some(init) = record.status.init() else {
-        return Err(ContainerError::WrongStatus { id: id.to_owned(), is: record.status.name(), wanted: "kill" });
-    };
-    match signal_process(init, signal) {
-        Err(Errno::ESRCH) => Err(ContainerError::WrongStatus { id: id.to_owned(), is: "stopped", wanted: "kill" }),
-        other => other.map_err(|source| ContainerError::Signal { id: id.to_owned(), signal, source }),
-    }
+    if signal == libc::SIGKILL { wake(&record) } else { Ok(()) }
+}
+
+/// A frozen process of cgroup v1 does not even die.
+fn wake(record: &Record) -> Result<(), ContainerError> {
+    let thawed = cgroup(record).and_then(|group| if group.is_frozen()? { group.thaw() } else { Ok(()) });
+    thawed.map_err(|source| ContainerError::Cgroup { id: record.id.clone(), source })
 }
 
 fn kill_all(record: &Record, signal: i32) -> Result<(), ContainerError> {
-    let cgroup = |source| ContainerError::Cgroup { id: record.id.clone(), source };
-    let group = Cgroup::open(&record.cgroup).map_err(cgroup)?;
-    for pid in group.pids().map_err(cgroup)? {
+    let failed = |source| ContainerError::Cgroup { id: record.id.clone(), source };
+    let group = cgroup(record).map_err(failed)?;
+    for pid in group.pids().map_err(failed)? {
         let sent = ProcessRef::of(pid).map_err(|_| Errno::ESRCH).and_then(|process| signal_process(process, signal));
         match sent {
             Ok(()) | Err(Errno::ESRCH) => {}
@@ -112,18 +172,19 @@ pub fn delete(state_root: &Path, id: &str, force: bool) -> Result<(), ContainerE
             let is = record.status.name();
             return Err(ContainerError::WrongStatus { id: id.to_owned(), is, wanted: "delete" });
         }
-        end(id, init)?;
+        end(&record, init)?;
     }
-    let cgroup = |source| ContainerError::Cgroup { id: id.to_owned(), source };
-    Cgroup::open(&record.cgroup).and_then(|group| group.delete()).map_err(cgroup)?;
+    let failed = |source| ContainerError::Cgroup { id: id.to_owned(), source };
+    cgroup(&record).and_then(|group| group.delete()).map_err(failed)?;
     directory.remove()?;
     let mut state = record.to_oci();
     state.set_status(oci_spec::runtime::ContainerState::Stopped).set_pid(None);
     run_poststop(&record, &state)
 }
 
-fn end(id: &str, init: ProcessRef) -> Result<(), ContainerError> {
-    let failed = |source| ContainerError::Signal { id: id.to_owned(), signal: libc::SIGKILL, source };
+fn end(record: &Record, init: ProcessRef) -> Result<(), ContainerError> {
+    let id = &record.id;
+    let failed = |source| ContainerError::Signal { id: id.clone(), signal: libc::SIGKILL, source };
     let pidfd = match pidfd::open(init.pid) {
         Err(Errno::ESRCH) => return Ok(()),
         other => other.map_err(failed)?,
@@ -132,10 +193,11 @@ fn end(id: &str, init: ProcessRef) -> Result<(), ContainerError> {
         Err(Errno::ESRCH) => return Ok(()),
         other => other.map_err(failed)?,
     }
+    wake(record)?;
     let timeout = PollTimeout::try_from(KILL_TIMEOUT).unwrap_or(PollTimeout::MAX);
     let descriptor = std::os::fd::AsFd::as_fd(&pidfd);
     match poll(&mut [PollFd::new(descriptor, PollFlags::POLLIN)], timeout) {
-        Ok(0) => Err(ContainerError::Unkillable { id: id.to_owned() }),
+        Ok(0) => Err(ContainerError::Unkillable { id: id.clone() }),
         Ok(_) => Ok(()),
         Err(source) => Err(failed(source)),
     }

@@ -22,6 +22,26 @@ pub use profile::default_profile;
 const FLAG_LOG: u64 = 2;
 const FLAG_SPEC_ALLOW: u64 = 4;
 
+/// What [`compile`] takes, in OCI's words.
+pub const ACTIONS: [&str; 8] = [
+    "SCMP_ACT_ALLOW",
+    "SCMP_ACT_ERRNO",
+    "SCMP_ACT_KILL",
+    "SCMP_ACT_KILL_PROCESS",
+    "SCMP_ACT_KILL_THREAD",
+    "SCMP_ACT_LOG",
+    "SCMP_ACT_TRACE",
+    "SCMP_ACT_TRAP",
+];
+/// Comparisons of arguments.
+pub const OPERATORS: [&str; 7] =
+    ["SCMP_CMP_EQ", "SCMP_CMP_GE", "SCMP_CMP_GT", "SCMP_CMP_LE", "SCMP_CMP_LT", "SCMP_CMP_MASKED_EQ", "SCMP_CMP_NE"];
+/// Architectures.
+pub const ARCHITECTURES: [&str; 5] =
+    ["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM", "SCMP_ARCH_X32", "SCMP_ARCH_X86", "SCMP_ARCH_X86_64"];
+/// Flags of seccomp(2).
+pub const FLAGS: [&str; 2] = ["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW"];
+
 /// Why a profile could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SeccompError {
@@ -183,6 +203,24 @@ mod tests {
     fn default_profile_compiles() {
         let filter = compile(&default_profile(&capabilities::DEFAULT)).unwrap();
         assert!(filter.program.len() > 1000 && filter.program.len().is_multiple_of(8));
+    }
+
+    #[test]
+    fn all_that_is_named_compiles() {
+        for action in ACTIONS {
+            let rules = OPERATORS.map(|op| serde_json::json!({ "index": 0, "value": 1, "valueTwo": 1, "op": op }));
+            let rules: Vec<_> =
+                rules.into_iter().zip(["read", "write", "open", "close", "stat", "lseek", "mmap"]).collect();
+            let syscalls: Vec<_> = rules
+                .iter()
+                .map(|(rule, name)| serde_json::json!({ "names": [name], "action": action, "args": [rule] }))
+                .collect();
+            let profile = serde_json::json!({
+                "defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 38, "architectures": ARCHITECTURES,
+                "flags": FLAGS, "syscalls": syscalls,
+            });
+            compile(&serde_json::from_value(profile).unwrap()).unwrap_or_else(|error| panic!("{action}: {error:?}"));
+        }
     }
 
     #[test]

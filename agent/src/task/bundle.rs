@@ -11,6 +11,7 @@ use oci_spec::image::ImageConfiguration;
 use oci_spec::runtime::Spec;
 use runtime::bundle::RootfsRecord;
 use runtime::capabilities;
+use runtime::mounts::protect;
 use serde_json::{Value, json};
 
 mod devices;
@@ -21,23 +22,6 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 pub(super) const SHM_BYTES: u64 = 64 << 20;
 /// docker's default open files.
 const OPEN_FILES: u64 = 1_048_576;
-
-/// Paths of /proc and /sys that tell of the host or act on it.
-const MASKED: [&str; 12] = [
-    "/proc/acpi",
-    "/proc/asound",
-    "/proc/interrupts",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/sys/devices/virtual/powercap",
-    "/sys/firmware",
-];
-const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// Why no bundle can be made of a definition and an image.
 #[derive(Debug, thiserror::Error)]
@@ -115,8 +99,8 @@ pub fn config(
     }
     linux["devices"] = Value::Array(nodes);
     if !container.privileged {
-        linux["maskedPaths"] = json!(MASKED);
-        linux["readonlyPaths"] = json!(READ_ONLY);
+        linux["maskedPaths"] = json!(protect::DEFAULT_MASKED);
+        linux["readonlyPaths"] = json!(protect::DEFAULT_READ_ONLY);
         linux["seccomp"] = serde_json::to_value(runtime::seccomp::default_profile(&names))?;
     }
     Ok(serde_json::from_value(json!({

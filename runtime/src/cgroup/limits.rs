@@ -68,6 +68,11 @@ impl Limits<'_> {
             return Ok(());
         }
         let controller: &MemController = self.controller("memory.limit", "memory")?;
+        // On v1 a limit of memory is never above that of memory and swap, not even on the way to both.
+        let swap_first = memory.swap().filter(|swap| self.raises_swap(*swap));
+        if let Some(swap) = swap_first {
+            self.swap(controller, memory.limit(), swap)?;
+        }
         if let Some(limit) = memory.limit() {
             self.done("memory.limit", limit, controller.set_limit(limit))?;
             self.check_bytes("memory.limit", self.file("memory", "memory.limit_in_bytes", "memory.max"), limit)?;
@@ -77,10 +82,17 @@ impl Limits<'_> {
             let file = self.file("memory", "memory.soft_limit_in_bytes", "memory.low");
             self.check_bytes("memory.reservation", file, reservation)?;
         }
-        if let Some(swap) = memory.swap() {
+        if let Some(swap) = memory.swap().filter(|_| swap_first.is_none()) {
             self.swap(controller, memory.limit(), swap)?;
         }
         Ok(())
+    }
+
+    /// Whether v1's limit of memory and swap is below `swap`.
+    fn raises_swap(&self, swap: i64) -> bool {
+        let file = self.cgroup.directory(Some("memory")).join("memory.memsw.limit_in_bytes");
+        let now = fs::read_to_string(file).ok().and_then(|text| text.trim().parse::<i64>().ok());
+        self.cgroup.version == Version::V1 && now.is_some_and(|now| swap < 0 || swap > now)
     }
 
     /// v2 knows no swappiness of a group.

@@ -67,7 +67,7 @@ fn quota_throttles() {
     let group =
         Group::new("quota", serde_json::json!({ "cpu": { "quota": 10_000, "period": 100_000, "shares": 512 } }));
     let mut busy = group.run("exec sh -c 'while :; do :; done'");
-    until("the quota was never reached", || group.0.stats().unwrap().cpu_throttled_periods > 1);
+    until("the quota was never reached", || group.0.stats().unwrap().cpu.throttled_periods > 1);
     group.0.kill_all().unwrap();
     busy.wait().unwrap();
 }
@@ -91,8 +91,46 @@ fn delete_ends_processes_and_their_children() {
 #[test]
 fn frozen_processes_wait() {
     let group = Group::new("freeze", serde_json::json!({}));
+    let mut busy = group.run("while :; do :; done");
+    until("the shell is in its group", || group.0.pids().unwrap().len() == 1);
     group.0.freeze().unwrap();
+    assert!(group.0.is_frozen().unwrap());
+    let used = || group.0.stats().unwrap().cpu.usage_nanos;
+    let before = used();
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(used(), before, "a frozen group uses no time");
     group.0.thaw().unwrap();
+    assert!(!group.0.is_frozen().unwrap());
+    until("it runs again", || used() > before);
+    group.0.kill_all().unwrap();
+    busy.wait().unwrap();
+}
+
+#[test]
+fn usage_is_read_back() {
+    let group = Group::new("usage", serde_json::json!({ "memory": { "limit": 64 << 20 }, "pids": { "limit": 9 } }));
+    let mut shell = group.run("sleep 9 & sleep 1000");
+    until("three processes", || group.0.stats().unwrap().pids.current == 3);
+    let stats = group.0.stats().unwrap();
+    assert_eq!((stats.memory.limit_bytes, stats.pids.limit), (Some(64 << 20), Some(9)));
+    assert!(stats.memory.usage_bytes > 0 && stats.cpu.usage_nanos > 0, "{stats:?}");
+    let unlimited = Group::new("unlimited", serde_json::json!({})).0.stats().unwrap();
+    assert_eq!((unlimited.memory.limit_bytes, unlimited.pids.limit), (None, None));
+    group.0.kill_all().unwrap();
+    shell.wait().unwrap();
+}
+
+#[test]
+fn memory_and_swap_are_raised_and_lowered_together() {
+    let both = |bytes: i64| {
+        serde_json::from_value(serde_json::json!({ "memory": { "limit": bytes, "swap": bytes } })).unwrap()
+    };
+    let group = Group::new("order", serde_json::json!({ "memory": { "limit": 32 << 20, "swap": 32 << 20 } }));
+    for mebibytes in [64, 16, 48] {
+        group.0.update(&both(mebibytes << 20)).unwrap();
+        let limit = group.0.stats().unwrap().memory.limit_bytes;
+        assert_eq!(limit.map(u64::cast_signed), Some(mebibytes << 20));
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! cgroup v1: one hierarchy per controller. cpuset, blkio and the others stay untouched, so that nothing has to be
+//! cgroup v1: one hierarchy per controller. cpuset and the others stay untouched, so that nothing has to be
 //! copied from the parent before a process can join.
 
 use std::fs;
@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use super::{Cgroup, CgroupError, MOUNT_POINT};
 
 /// The hierarchies a container is put into.
-pub(super) const CONTROLLERS: [&str; 6] = ["cpu", "cpuacct", "memory", "pids", "devices", "freezer"];
+pub(super) const CONTROLLERS: [&str; 7] = ["cpu", "cpuacct", "memory", "pids", "devices", "freezer", "blkio"];
 
 /// Those of them that this host has.
 pub(super) fn mounted() -> impl Iterator<Item = &'static str> {
@@ -27,6 +27,12 @@ pub(super) fn oom_kills(cgroup: &Cgroup) -> Result<u64, CgroupError> {
 pub(super) fn set_frozen(cgroup: &Cgroup, frozen: bool) -> Result<(), CgroupError> {
     let file = cgroup.directory(Some("freezer")).join("freezer.state");
     super::limits::write(&file, if frozen { "FROZEN" } else { "THAWED" })
+}
+
+/// FREEZING while the last ones have not stopped yet.
+pub(super) fn is_frozen(cgroup: &Cgroup) -> Result<bool, CgroupError> {
+    let file = cgroup.directory(Some("freezer")).join("freezer.state");
+    Ok(super::text_or_empty(&file)?.trim() == "FROZEN")
 }
 
 /// Freezes, signals, thaws: a frozen group cannot fork away from the signal, which takes effect as it thaws.

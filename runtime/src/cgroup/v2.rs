@@ -18,6 +18,11 @@ pub(super) fn set_frozen(cgroup: &Cgroup, frozen: bool) -> Result<(), CgroupErro
     super::limits::write(&cgroup.directory(None).join("cgroup.freeze"), if frozen { "1" } else { "0" })
 }
 
+pub(super) fn is_frozen(cgroup: &Cgroup) -> Result<bool, CgroupError> {
+    let events = super::text_or_empty(&cgroup.directory(None).join("cgroup.events"))?;
+    Ok(super::stats::field(&events, "frozen") == Some(1))
+}
+
 pub(super) fn kill(cgroup: &Cgroup) -> Result<(), CgroupError> {
     super::limits::write(&cgroup.directory(None).join("cgroup.kill"), "1")
 }

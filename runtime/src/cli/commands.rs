@@ -22,7 +22,7 @@ use crate::namespaces::pin;
 use crate::process::ProcessRef;
 use crate::sys::unix_socket;
 
-type Outcome = Result<ExitCode, Box<dyn Error>>;
+pub(super) type Outcome = Result<ExitCode, Box<dyn Error>>;
 
 /// What is wrong with the arguments or with the files they name.
 #[derive(Debug, thiserror::Error)]
@@ -152,7 +152,9 @@ pub(super) fn run(root: &Path, args: &Run) -> Outcome {
 
 /// `state`
 pub(super) fn state(root: &Path, args: &Id) -> Outcome {
-    let state = container::state(root, &args.id)?;
+    let record = container::load(root, &args.id)?;
+    let mut state = serde_json::to_value(record.to_oci())?;
+    state["status"] = container::status(&record)?.into();
     print(&serde_json::to_string_pretty(&state)?)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -239,6 +241,7 @@ fn process(root: &Path, args: &Exec) -> Result<Process, Box<dyn Error>> {
 /// `list`
 pub(super) fn list(root: &Path, args: &List) -> Outcome {
     let records = container::list(root)?;
+    let statuses = records.iter().map(container::status).collect::<Result<Vec<_>, _>>()?;
     if args.quiet {
         for record in &records {
             print(&record.id)?;
@@ -254,12 +257,13 @@ pub(super) fn list(root: &Path, args: &List) -> Outcome {
         ListFormat::Json => {
             let rows: Vec<_> = records
                 .iter()
-                .map(|record| {
+                .zip(&statuses)
+                .map(|(record, status)| {
                     serde_json::json!({
                         "ociVersion": container::state::OCI_VERSION,
                         "id": record.id,
                         "pid": pid(record),
-                        "status": record.status.name(),
+                        "status": status,
                         "bundle": record.bundle,
                         "created": created(record),
                     })
@@ -269,8 +273,8 @@ pub(super) fn list(root: &Path, args: &List) -> Outcome {
         }
         ListFormat::Table => {
             print(&format!("{:<36} {:<8} {:<8} {:<20} BUNDLE", "ID", "PID", "STATUS", "CREATED"))?;
-            for record in &records {
-                let (id, status, bundle) = (&record.id, record.status.name(), record.bundle.display());
+            for (record, status) in records.iter().zip(&statuses) {
+                let (id, bundle) = (&record.id, record.bundle.display());
                 print(&format!("{id:<36} {:<8} {status:<8} {:<20} {bundle}", pid(record), created(record)))?;
             }
         }
@@ -291,7 +295,7 @@ pub(super) fn namespaces(args: &Namespaces) -> Outcome {
 }
 
 /// A line on stdout; a reader that is gone is an error, not a panic.
-fn print(line: &str) -> io::Result<()> {
+pub(super) fn print(line: &str) -> io::Result<()> {
     writeln!(io::stdout(), "{line}")
 }
 

@@ -94,6 +94,11 @@ impl ExecTarget {
         let Status::Running { init, .. } = record.status else {
             return Err(ExecError::WrongStatus { id: id.to_owned(), is: record.status.name() });
         };
+        // It would be frozen on its way in, and we would wait for it.
+        let frozen = super::cgroup(&record).and_then(|group| group.is_frozen());
+        if frozen.map_err(|source| ExecError::Cgroup { path: record.cgroup.clone(), source })? {
+            return Err(ExecError::WrongStatus { id: id.to_owned(), is: super::PAUSED });
+        }
         let config = Spec::load(record.bundle.join("config.json"))
             .map_err(|source| ExecError::Config { id: id.to_owned(), source: Box::new(source) })?;
         Ok(ExecTarget { cgroup: record.cgroup, ..ExecTarget::new(init, id, &config) })

@@ -71,8 +71,7 @@ impl Options {
             "rbind" => self.bind = Some(true),
             "idmap" => self.id_map = Some(self.id_map.unwrap_or(false)),
             "ridmap" => self.id_map = Some(true),
-            // The kernel's defaults, spelled out.
-            "defaults" | "async" | "nomand" | "loud" | "nolazytime" | "norelatime" | "nostrictatime" => {}
+            default if DEFAULTS.contains(&default) => {}
             parameter => {
                 let (key, value) = match parameter.split_once('=') {
                     Some((key, value)) => (key, Some(value)),
@@ -86,28 +85,48 @@ impl Options {
     }
 }
 
+/// Words for attributes: bits to set, bits to clear. The atime values exclude each other.
+const ATTRIBUTES: [(&str, u64, u64); 17] = [
+    ("ro", api::ATTR_RDONLY, 0),
+    ("rw", 0, api::ATTR_RDONLY),
+    ("nosuid", api::ATTR_NOSUID, 0),
+    ("suid", 0, api::ATTR_NOSUID),
+    ("nodev", api::ATTR_NODEV, 0),
+    ("dev", 0, api::ATTR_NODEV),
+    ("noexec", api::ATTR_NOEXEC, 0),
+    ("exec", 0, api::ATTR_NOEXEC),
+    ("nodiratime", api::ATTR_NODIRATIME, 0),
+    ("diratime", 0, api::ATTR_NODIRATIME),
+    ("nosymfollow", api::ATTR_NOSYMFOLLOW, 0),
+    ("symfollow", 0, api::ATTR_NOSYMFOLLOW),
+    ("noatime", api::ATTR_NOATIME, api::ATTR_ATIME_MASK),
+    ("strictatime", api::ATTR_STRICTATIME, api::ATTR_ATIME_MASK),
+    ("relatime", 0, api::ATTR_ATIME_MASK),
+    ("atime", 0, api::ATTR_ATIME_MASK),
+    ("norelatime", 0, 0),
+];
+/// The kernel's defaults, spelled out.
+const DEFAULTS: [&str; 6] = ["defaults", "async", "nomand", "loud", "nolazytime", "nostrictatime"];
+const PROPAGATIONS: [(&str, u64); 4] = [
+    ("private", libc::MS_PRIVATE),
+    ("slave", libc::MS_SLAVE),
+    ("shared", libc::MS_SHARED),
+    ("unbindable", libc::MS_UNBINDABLE),
+];
+
+/// Every word that is not passed on to a file system.
+pub fn known() -> Vec<String> {
+    let words = ATTRIBUTES.iter().map(|(word, ..)| *word).chain(PROPAGATIONS.map(|(word, _)| word));
+    let recursive = words.clone().map(|word| format!("r{word}"));
+    let others = ["bind", "rbind", "idmap", "ridmap"].into_iter().chain(DEFAULTS);
+    let mut known: Vec<String> = words.chain(others).map(str::to_owned).chain(recursive).collect();
+    known.sort();
+    known
+}
+
 fn attribute(option: &str) -> Option<Change> {
-    let set = |set| Some(Change { set, clear: 0 });
-    let clear = |clear| Some(Change { set: 0, clear });
-    let atime = |set| Some(Change { set, clear: api::ATTR_ATIME_MASK });
-    match option {
-        "ro" => set(api::ATTR_RDONLY),
-        "rw" => clear(api::ATTR_RDONLY),
-        "nosuid" => set(api::ATTR_NOSUID),
-        "suid" => clear(api::ATTR_NOSUID),
-        "nodev" => set(api::ATTR_NODEV),
-        "dev" => clear(api::ATTR_NODEV),
-        "noexec" => set(api::ATTR_NOEXEC),
-        "exec" => clear(api::ATTR_NOEXEC),
-        "nodiratime" => set(api::ATTR_NODIRATIME),
-        "diratime" => clear(api::ATTR_NODIRATIME),
-        "nosymfollow" => set(api::ATTR_NOSYMFOLLOW),
-        "symfollow" => clear(api::ATTR_NOSYMFOLLOW),
-        "noatime" => atime(api::ATTR_NOATIME),
-        "strictatime" => atime(api::ATTR_STRICTATIME),
-        "relatime" | "atime" => atime(0),
-        _ => None,
-    }
+    let (_, set, clear) = ATTRIBUTES.iter().find(|(word, ..)| *word == option)?;
+    Some(Change { set: *set, clear: *clear })
 }
 
 /// MS_* value and whether it is recursive, for the words of mount(8); also those of `linux.rootfsPropagation`.
@@ -116,14 +135,8 @@ pub fn propagation(word: &str) -> Option<(u64, bool)> {
         Some(word) => (word, true),
         None => (word, false),
     };
-    let value = match word {
-        "private" => libc::MS_PRIVATE,
-        "slave" => libc::MS_SLAVE,
-        "shared" => libc::MS_SHARED,
-        "unbindable" => libc::MS_UNBINDABLE,
-        _ => return None,
-    };
-    Some((value, recursive))
+    let (_, value) = PROPAGATIONS.iter().find(|(name, _)| *name == word)?;
+    Some((*value, recursive))
 }
 
 #[cfg(test)]
@@ -143,6 +156,15 @@ mod tests {
         assert_eq!(options.propagation, [(libc::MS_SLAVE, true)]);
         assert_eq!(options.id_map, Some(true));
         assert_eq!(options.parameters, [(c"size".into(), Some(c"64k".into())), (c"newinstance".into(), None)]);
+    }
+
+    #[test]
+    fn what_is_known_never_reaches_a_file_system() {
+        let known = known();
+        assert!(known.contains(&"rro".to_owned()) && known.contains(&"rslave".to_owned()));
+        for word in known {
+            assert_eq!(parse(&[&word]).parameters, [], "{word}");
+        }
     }
 
     #[test]

@@ -12,6 +12,24 @@ use crate::devices;
 use crate::init::failure::{Context, Failure, Step};
 use crate::sys::mount_api::{self, ATTR_RDONLY, Attributes, FsContext, clone_tree, set_attributes};
 
+/// Paths of /proc and /sys that tell of the host; docker hides them.
+pub const DEFAULT_MASKED: [&str; 12] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+];
+/// Paths of /proc that act on the host.
+pub const DEFAULT_READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
 /// Applies all three, the root last.
 pub fn protect(root: &Root, plan: &Plan) -> Result<(), Failure> {
     for path in &plan.read_only_paths {

@@ -4,6 +4,7 @@
 
 mod harness;
 
+mod control;
 mod exec;
 mod hostile;
 mod isolation;
