@@ -74,7 +74,7 @@ stop_all() {
   [ -n "$ids" ] || return 0
   "$bin/neargate" stop $ids >/dev/null
   # A container may take up to its stopTimeout, 30 s unless it says otherwise.
-  patience=180 await no_tasks || fail "some tasks do not stop: $("$bin/neargate" ps)"
+  patience=600 await no_tasks || fail "some tasks do not stop: $("$bin/neargate" ps)"
 }
 
 no_tasks() { [ "$("$bin/neargate" ps --json | jq '.tasks | length')" = 0 ]; }

@@ -39,7 +39,7 @@ stop() {
   [ -e "$work/pids" ] || fail "nothing to stop: make try was not run"
   export NEARGATE_SOCKET=$work/root/run/neargated.sock
   if "$bin/neargate" host >/dev/null 2>&1; then
-    echo "Stopping the tasks; one that ignores SIGTERM takes 30 s."
+    echo "Stopping the tasks; one that ignores SIGTERM takes its stopTimeout (30 s unless it says otherwise)."
     stop_all
   fi
   while read -r pid started; do

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use definition::Problem;
 use nix::fcntl::Flock;
-use proto::v1::ContainerInstance;
+use proto::v1::{Attribute, ContainerInstance, Task};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -119,6 +119,11 @@ pub enum OpenError {
     #[error("cannot open the images")]
     Images(#[from] rootfs::OpenError),
 }
+
+/// The attribute of a task that waits for a part of the host.
+const WAITS_FOR: &str = "neargate.waits-for";
+/// Before a container's name: the attribute that counts its restarts.
+const RESTARTS: &str = "neargate.restarts.";
 
 /// What all parts of the engine share.
 pub(crate) struct Shared {
@@ -277,15 +282,29 @@ impl Shared {
         format!("/neargate-{}", self.instance)
     }
 
-    /// The wanted tasks, or all.
-    pub(crate) fn records(&self, wanted: &[TaskId]) -> Vec<(TaskId, Arc<TaskRecord>)> {
-        let tasks = self.tasks();
-        let record = |(id, handle): (&TaskId, &Handle)| (id.clone(), handle.view.borrow().clone());
-        if wanted.is_empty() {
-            tasks.iter().map(record).collect()
-        } else {
-            wanted.iter().filter_map(|id| tasks.get_key_value(id)).map(record).collect()
+    /// A task.
+    pub(crate) fn record(&self, id: &TaskId) -> Option<Arc<TaskRecord>> {
+        self.tasks().get(id).map(|handle| handle.view.borrow().clone())
+    }
+
+    /// All tasks.
+    pub(crate) fn records(&self) -> Vec<(TaskId, Arc<TaskRecord>)> {
+        self.tasks().iter().map(|(id, handle)| (id.clone(), handle.view.borrow().clone())).collect()
+    }
+
+    /// A task as clients see it: what it waits for right now and how often its containers were started again are told,
+    /// not stored.
+    pub(crate) fn shown(&self, id: &TaskId, record: &TaskRecord) -> Task {
+        let mut task = record.task.clone();
+        let attribute = |name, value| Attribute { name: Some(name), value: Some(value), ..Attribute::default() };
+        let lacks = self.ledger().lacks(id);
+        task.attributes.extend(lacks.map(|lacks| attribute(WAITS_FOR.to_owned(), lacks)));
+        for (container, restarts) in
+            record.task.containers.iter().zip(&record.restarts).filter(|(_, count)| **count > 0)
+        {
+            task.attributes.push(attribute(format!("{RESTARTS}{}", container.name()), restarts.to_string()));
         }
+        task
     }
 
     pub(crate) fn unsaved(&self) -> MutexGuard<'_, BTreeSet<TaskId>> {

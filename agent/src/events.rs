@@ -19,12 +19,16 @@ pub(crate) fn tasks(shared: Arc<Shared>, wanted: Vec<TaskId>) -> impl Stream<Ite
         let mut seen: BTreeMap<TaskId, i32> = BTreeMap::new();
         loop {
             changes.mark_unchanged();
-            let records = shared.records(&wanted);
+            let records: Vec<_> = if wanted.is_empty() {
+                shared.records()
+            } else {
+                wanted.iter().filter_map(|id| Some((id.clone(), shared.record(id)?))).collect()
+            };
             let all_stopped = !wanted.is_empty() && records.iter().all(|(_, record)| record.is_stopped());
             for (id, record) in records {
                 let version = record.task.version();
-                if seen.insert(id, version) != Some(version) {
-                    yield record.task.clone();
+                if seen.insert(id.clone(), version) != Some(version) {
+                    yield shared.shown(&id, &record);
                 }
             }
             if all_stopped || changes.changed().await.is_err() {

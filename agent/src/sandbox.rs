@@ -46,6 +46,12 @@ pub enum SandboxError {
         /// Its words.
         message: String,
     },
+    /// A monitor that was killed is still there.
+    #[error("the monitor of {} does not end after SIGKILL", bundle.display())]
+    Unkillable {
+        /// Its bundle.
+        bundle: PathBuf,
+    },
     /// The cgroup could not be made or removed.
     #[error("cgroup of the task")]
     Cgroup(#[from] runtime::cgroup::CgroupError),
@@ -111,6 +117,8 @@ pub trait Sandbox: Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), SandboxError>> + Send;
     /// Starts a container whose bundle is written.
     fn start(&self, bundle: &Path, how: &Supervision) -> impl Future<Output = Result<Start, SandboxError>> + Send;
+    /// Ends a start that is still under way, with all that it has made; one that is not is success.
+    fn abandon(&self, bundle: &Path) -> impl Future<Output = Result<(), SandboxError>> + Send;
     /// Tells what is there of a container that an earlier agent may have started.
     fn find(&self, bundle: &Path) -> impl Future<Output = Result<Found, SandboxError>> + Send;
     /// Returns when a container that runs has ended; None when how is lost.

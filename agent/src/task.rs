@@ -1,9 +1,9 @@
 //! A task's record: what ECS shows of it, and what the agent must remember besides. `driver` is its only writer.
 
 use definition::task::TaskSpec;
-use definition::{Problem, with_overrides};
 use prost::Message;
 use proto::v1::{Task, TaskDefinition};
+use rootfs::ImageId;
 
 use crate::identity::TaskId;
 
@@ -39,6 +39,12 @@ pub struct TaskRecord {
     /// By container, in the definition's order: how often it was started again.
     #[prost(uint32, repeated, tag = "7")]
     pub restarts: Vec<u32>,
+    /// By container, in the definition's order, once they were pulled: the ids of their images. A tag may move.
+    #[prost(string, repeated, tag = "8")]
+    pub image_ids: Vec<String>,
+    /// It has stopped, and its sandbox could not be removed: its range of ids is not free yet.
+    #[prost(bool, tag = "9")]
+    pub sandbox_left: bool,
 }
 
 /// How far a container is. Only what a restarted agent must tell apart.
@@ -61,12 +67,13 @@ impl TaskRecord {
     }
 
     /// What is to run: the definition with the overrides. It was sound when the task was accepted.
-    pub fn spec(&self) -> Result<TaskSpec, Vec<Problem>> {
-        let task = definition::check(&definition::request(&self.definition))?;
-        match &self.task.overrides {
-            Some(overrides) => with_overrides(&task, overrides),
-            None => Ok(task),
-        }
+    pub fn spec(&self) -> TaskSpec {
+        definition::accepted(&self.definition, self.task.overrides.as_ref())
+    }
+
+    /// The image of the container at `index`, once it was pulled.
+    pub fn image_id(&self, index: usize) -> Option<ImageId> {
+        self.image_ids.get(index)?.parse().ok()
     }
 
     /// How far the container at `index` is.

@@ -17,8 +17,8 @@ Exit codes:
   0    done
   1    failed; stderr says what, why and what to do
   2    wrong usage
-  run --follow: the essential container's exit code (128+n for signal n), 125 when it never started,
-  130 when Ctrl-C detached from it. exec: the command's exit code.
+  run --follow: the essential container's exit code (128+n for signal n, 127 or 126 for a program that is
+  missing or cannot be executed), 125 when it has none, 130 when Ctrl-C detached from it. exec: the command's exit code.
 
 A task is named by its ARN, its id or the first 4 or more digits of its id.";
 

@@ -23,8 +23,8 @@ const RETRY: Duration = Duration::from_millis(100);
 /// Why there is no agent to talk to.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectError {
-    #[error("cannot reach neargated at {}: there is no such socket. Is it running? Start it by `neargated --root DIR`, \
-             or name its socket by --socket or NEARGATE_SOCKET", .0.display())]
+    #[error("cannot reach neargated at {}: there is no such socket. Is it running? Start it by \
+             `neargated --root DIR --socket {}`, or name its socket by --socket or NEARGATE_SOCKET", .0.display(), .0.display())]
     Missing(PathBuf),
     #[error("cannot reach neargated at {}: nobody listens there. Is it running? It may have been killed; start it again by \
              `neargated --root DIR`", .0.display())]

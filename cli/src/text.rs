@@ -2,6 +2,10 @@
 
 use std::fmt::Write as _;
 
+use proto::v1::Task;
+
+/// The agent's attribute of a task that has to wait.
+pub(crate) const WAITS_FOR: &str = "neargate.waits-for";
 /// Digits of an id that tables show, as docker does.
 const SHORT_ID: usize = 12;
 
@@ -82,6 +86,12 @@ pub(crate) fn bytes(count: f64) -> String {
 /// `1 container`, `2 containers`.
 pub(crate) fn count(number: usize, noun: &str) -> String {
     if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
+}
+
+/// What a task has to wait for, in the agent's attribute of it.
+pub(crate) fn waits_for(task: &Task) -> Option<String> {
+    let lacks = task.attributes.iter().find(|attribute| attribute.name() == WAITS_FOR)?;
+    Some(format!("waits for {}", plain(lacks.value())))
 }
 
 #[cfg(test)]

@@ -20,21 +20,27 @@ const MAX_CONTAINERS: usize = 10;
 /// Checks a definition. Every problem is told, each with the path of the member at fault.
 pub fn check(request: &RegisterTaskDefinitionRequest) -> Result<TaskSpec, Vec<Problem>> {
     let mut problems = Problems::default();
+    let task = read(&mut problems, request);
+    if problems.0.is_empty() { Ok(task) } else { Err(problems.0) }
+}
+
+/// What a definition says, with all that is wrong in it told to `problems`.
+pub(crate) fn read(problems: &mut Problems, request: &RegisterTaskDefinitionRequest) -> TaskSpec {
     // Wire messages have string keys and finite numbers only, so they always have a JSON form.
     let json = serde_json::to_value(request).unwrap_or_default();
-    support::refuse(support::TASK_DEFINITION, &json, "", &mut problems);
+    support::refuse(support::TASK_DEFINITION, &json, "", problems);
 
-    tags::check(&mut problems, &request.tags);
+    tags::check(problems, &request.tags);
     let family = request.family.clone().unwrap_or_default();
-    name(&mut problems, "family", "Family", &family);
-    let network_mode = network_mode(&mut problems, request.network_mode.as_deref());
-    let pid_mode = pid_mode(&mut problems, request.pid_mode.as_deref());
-    let ipc_mode = ipc_mode(&mut problems, request.ipc_mode.as_deref());
-    let requires_compatibilities = compatibilities(&mut problems, &request.requires_compatibilities);
-    let cpu_units = size::task_cpu(&mut problems, "cpu", request.cpu.as_deref());
-    let memory_mib = size::task_memory(&mut problems, "memory", request.memory.as_deref());
-    let cpu_architecture = platform(&mut problems, request);
-    let volumes = volumes::check(&mut problems, &request.volumes);
+    name(problems, "family", "Family", &family);
+    let network_mode = network_mode(problems, request.network_mode.as_deref());
+    let pid_mode = pid_mode(problems, request.pid_mode.as_deref());
+    let ipc_mode = ipc_mode(problems, request.ipc_mode.as_deref());
+    let requires_compatibilities = compatibilities(problems, &request.requires_compatibilities);
+    let cpu_units = size::task_cpu(problems, "cpu", request.cpu.as_deref());
+    let memory_mib = size::task_memory(problems, "memory", request.memory.as_deref());
+    let cpu_architecture = platform(problems, request);
+    let volumes = volumes::check(problems, &request.volumes);
 
     let mut containers = Vec::new();
     let definitions = &request.container_definitions;
@@ -49,9 +55,9 @@ pub fn check(request: &RegisterTaskDefinitionRequest) -> Result<TaskSpec, Vec<Pr
     }
     for (index, definition) in definitions.iter().enumerate() {
         let path = format!("containerDefinitions[{index}]");
-        containers.push(container::check(&mut problems, &path, definition, network_mode));
+        containers.push(container::check(problems, &path, definition, network_mode));
     }
-    volumes::inherit(&mut problems, &mut containers);
+    volumes::inherit(problems, &mut containers);
     let task = TaskSpec {
         family,
         network_mode,
@@ -64,9 +70,9 @@ pub fn check(request: &RegisterTaskDefinitionRequest) -> Result<TaskSpec, Vec<Pr
         requires_compatibilities,
         cpu_architecture,
     };
-    across(&mut problems, &task);
-    fargate::check(&mut problems, request, &task);
-    if problems.0.is_empty() { Ok(task) } else { Err(problems.0) }
+    across(problems, &task);
+    fargate::check(problems, request, &task);
+    task
 }
 
 /// What concerns several members at once; also the check of a definition with overrides.

@@ -15,7 +15,7 @@ mod tags;
 pub mod task;
 
 pub use check::check;
-pub use overrides::with_overrides;
+pub use overrides::{accepted, with_overrides};
 pub use problem::{Code, Problem};
 pub use registered::{content_equal, registered, request};
 pub use run_task::{FARGATE_REFUSED, check_run_task, refused_here};

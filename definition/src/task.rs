@@ -318,6 +318,18 @@ pub enum Condition {
     Healthy,
 }
 
+impl Condition {
+    /// As definitions write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Condition::Start => "START",
+            Condition::Complete => "COMPLETE",
+            Condition::Success => "SUCCESS",
+            Condition::Healthy => "HEALTHY",
+        }
+    }
+}
+
 /// A host port that the task takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PortMapping {

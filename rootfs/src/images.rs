@@ -335,15 +335,24 @@ impl Images {
             // A kill between the steps of a removal: the name goes last to be noticed, and means nothing any more.
             return Ok(None);
         };
-        self.image(reference.clone(), &name, record).map(Some)
+        self.image(reference.clone(), name.pulled_at_secs, record).map(Some)
     }
 
-    fn image(&self, reference: Reference, name: &NameRecord, record: ImageRecord) -> Result<Image, StoreError> {
+    /// The image with that id, whatever `reference`, by which it was once pulled, means now; None when it is gone.
+    pub fn get_by_id(&self, id: &ImageId, reference: &Reference) -> Result<Option<Image>, StoreError> {
+        let _changes = self.changes();
+        let record = self.0.store.read_record::<ImageRecord>(IMAGES, id.digest().hex())?;
+        let name = self.0.store.read_record::<NameRecord>(NAMES, name_file(&reference.to_string()))?;
+        let pulled_at_secs = name.map_or(0, |name| name.pulled_at_secs);
+        record.map(|record| self.image(reference.clone(), pulled_at_secs, record)).transpose()
+    }
+
+    fn image(&self, reference: Reference, pulled_at_secs: u64, record: ImageRecord) -> Result<Image, StoreError> {
         let store = &self.0.store;
         let bytes = store.read_content(record.id.digest())?;
         let config = serde_json::from_slice(&bytes)
             .map_err(|e| StoreError::Record(store.path(crate::content::CONTENT, record.id.digest().hex()), e))?;
-        let pulled_at = UNIX_EPOCH + Duration::from_secs(name.pulled_at_secs);
+        let pulled_at = UNIX_EPOCH + Duration::from_secs(pulled_at_secs);
         let ImageRecord { id, manifest: manifest_digest, diff_ids, size_bytes, .. } = record;
         Ok(Image { id, reference, manifest_digest, config, diff_ids, size_bytes, pulled_at })
     }

@@ -2,7 +2,7 @@
 //! from v2, and the only user of cgroups-rs.
 //!
 //! cgroups-rs makes groups and sets single values. Its builder and `apply` lose memory errors and its `destroy` moves
-//! live processes to the root group, so neither is used; every value set here is read back.
+//! live processes to the root group, so neither is used; limits that are set here are read back.
 //! Source: [cgroups(7)](https://man7.org/linux/man-pages/man7/cgroups.7.html), OCI config-linux `resources`.
 
 use std::fs;

@@ -197,6 +197,9 @@ fn pipes(interactive: bool) -> Result<Pipes, MonitorError> {
     };
     let (out_read, stdout) = pipe2(OFlag::O_CLOEXEC).map_err(kernel("make a pipe"))?;
     let (err_read, stderr) = pipe2(OFlag::O_CLOEXEC).map_err(kernel("make a pipe"))?;
+    for ours in [&out_read, &err_read] {
+        serve::nonblocking(ours).map_err(kernel("make a pipe"))?;
+    }
     let outputs = vec![(log::Stream::Stdout, out_read), (log::Stream::Stderr, err_read)];
     Ok(Pipes { theirs: Stdio::Fds { stdin, stdout, stderr }, outputs, stdin: open })
 }
@@ -226,10 +229,14 @@ impl Place<'_> {
             reaper: self.args.init,
         })
         .map_err(|error| cannot_create(&error))?;
-        outputs.extend(created.take_console().map(|console| (log::Stream::Stdout, console)));
+        if let Some(console) = created.take_console() {
+            serve::nonblocking(&console).map_err(|errno| cannot_create(&kernel("use the terminal")(errno)))?;
+            outputs.push((log::Stream::Stdout, console));
+        }
         let init = created.init();
         let running = created_start(created).inspect_err(|_| {
-            // The init has ended or is about to; the error is what counts.
+            // Its program may even run, where only the record of that failed. The error is what counts.
+            let _ = container::signal_process(init, nix::libc::SIGKILL);
             let _ = nix::sys::wait::waitpid(Pid::from_raw(init.pid), None);
             let _ = container::delete(&self.state_root, &self.args.id, true);
         })?;
@@ -253,12 +260,18 @@ impl Place<'_> {
         memory::give_back();
         let cgroup = started.running.cgroup.clone();
         let pidfd = started.running.pidfd.as_fd();
-        serve::until_exit(&started, &listener, &signals, &mut log)?;
+        if let Err(error) = serve::until_exit(&started, &listener, &signals, &mut log) {
+            // Nobody could look after it any more; its end is recorded all the same.
+            complain(&error);
+            let _ = container::signal_process(started.record.init, nix::libc::SIGKILL);
+        }
         let status = waitid(Id::PIDFd(pidfd), WaitPidFlag::WEXITED).map_err(kernel("wait for the container"))?;
         // What the container left running goes with it, and the last writers of its output with that.
         let killed = cgroup.oom_kills().unwrap_or(0);
         let emptied = cgroup.kill_all();
-        serve::drain(started.outputs, &mut log)?;
+        if let Err(error) = serve::drain(started.outputs, &mut log) {
+            complain(&error);
+        }
         log.finish();
         let (exit_code, signal) = match status {
             WaitStatus::Exited(_, code) => (code, None),

@@ -5,6 +5,7 @@
 
 mod api;
 mod cli;
+mod faults;
 mod fields;
 mod health;
 mod kill9;

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use proto::v1::ExecuteCommandStart;
 use serde_json::json;
 use system_tests::TestHost;
@@ -121,6 +122,29 @@ fn devices_are_the_harmless_ones() {
     host.inside(&arn, "c", "echo x > /dev/null && head -c 4 /dev/urandom | wc -c");
     assert!(refused(&host, &arn, "mknod /tmp/disk b 254 0 && head -c 1 /tmp/disk"), "a disk");
     assert!(refused(&host, &arn, "mknod /tmp/mem c 1 1 && head -c 1 /tmp/mem"), "memory");
+}
+
+#[test]
+fn device_nodes_of_images_and_volumes_open_nothing() {
+    let host = TestHost::start();
+    let directory = host.scratch().join("nodes");
+    std::fs::create_dir(&directory).unwrap();
+    // The null device, which the device cgroup lets everybody open: that it is refused is the mount's doing.
+    let node = directory.join("null");
+    let mode = Mode::from_bits_truncate(0o666);
+    mknod(&node, SFlag::S_IFCHR, mode, makedev(1, 3)).unwrap();
+    std::fs::set_permissions(&node, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
+    let volumes = json!({ "volumes": [{ "name": "v", "host": { "sourcePath": directory } }] });
+    let mounted = json!({ "mountPoints": [{ "sourceVolume": "v", "containerPath": "/v" }] });
+    let arn = running(&host, mounted, volumes);
+    assert_eq!(host.inside(&arn, "c", "test -c /null && test -c /v/null && cat /dev/null && echo there"), "there\n");
+    for path in ["/null", "/v/null"] {
+        assert!(refused(&host, &arn, &format!("cat {path}")), "{path}");
+        assert!(refused(&host, &arn, &format!("echo x > {path}")), "{path}");
+    }
+    if let Some(rules) = host.cgroup_file(&arn, "c", "devices", "devices.list") {
+        assert!(rules.contains("c 1:3 rwm") && !rules.contains("a *:* rwm"), "{rules}");
+    }
 }
 
 #[test]

@@ -28,6 +28,7 @@ pub struct TestHost {
     directory: TempDir,
     agent: Option<Child>,
     before: Snapshot,
+    runtime: Option<PathBuf>,
 }
 
 impl Deref for TestHost {
@@ -65,7 +66,7 @@ impl TestHost {
         // The root's files are looked at apart: some may stay.
         before.found.remove("file");
         let client = Client::new(&root.join("run/neargated.sock"));
-        let mut host = TestHost { client, directory, agent: None, before };
+        let mut host = TestHost { client, directory, agent: None, before, runtime: None };
         host.restart();
         host
     }
@@ -117,7 +118,21 @@ impl TestHost {
     pub fn command(&self) -> Command {
         let mut command = Command::new(built("neargated"));
         command.arg("--root").arg(self.root()).arg("--config").arg(self.directory.path().join("neargated.toml"));
+        if let Some(runtime) = &self.runtime {
+            command.arg("--runtime").arg(runtime);
+        }
         command
+    }
+
+    /// Puts a shell script between the agent and neargate-runtime, which it executes as "$RUNTIME". From the next start
+    /// on.
+    pub fn interpose(&mut self, script: &str) {
+        let path = self.scratch().join("runtime");
+        let text = format!("#!/bin/sh\nRUNTIME={}\n{script}\n", built("neargate-runtime").display());
+        let file = File::create(&path);
+        file.and_then(|mut file| file.write_all(text.as_bytes())).expect("a script");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("a mode");
+        self.runtime = Some(path);
     }
 
     /// Starts the agent again and waits until it serves.
@@ -133,6 +148,12 @@ impl TestHost {
             assert!(ended.is_none(), "the agent ended with {ended:?}: {}", self.last_words());
             (self.client.is_serving()).then_some(())
         });
+    }
+
+    /// The running agent's pid.
+    #[track_caller]
+    pub fn agent_pid(&self) -> u32 {
+        self.agent.as_ref().expect("an agent that runs").id()
     }
 
     /// SIGKILL; what it left is left.

@@ -1,7 +1,7 @@
 //! Test images, made from Debian's busybox-static by this recipe and kept in a registry's storage below the cache, by
 //! the recipe's digest.
 //!
-//! - `base`: busybox with all applets; a setuid `su`; users root, app (1000) and last (65535); /data of app; no entry point, `sh`
+//! - `base`: busybox with all applets; a setuid `su`; a node of the null device at /null; users root, app (1000) and last (65535); /data of app; no entry point, `sh`
 //! - `signal`: base with STOPSIGNAL SIGUSR1
 //! - `configured`: base, a second layer that deletes /deleted, and entry point, command, user, directory, environment
 
@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -114,6 +115,8 @@ fn base_tree(tree: &Path) {
         save(&tree.join(name), b"owned\n");
         chown(tree.join(name), Some(id), Some(id)).expect("an owner");
     }
+    mknod(&tree.join("null"), SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), makedev(1, 3)).expect("a device node");
+    mode(&tree.join("null"), 0o666);
     // As an image's author leaves the directory of a program that is not root.
     let data = tree.join("data");
     fs::create_dir_all(data.join("sub")).expect("a directory");

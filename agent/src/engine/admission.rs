@@ -72,7 +72,7 @@ impl Engine {
             return Err(EngineError::Conflict { tasks: record.tasks });
         }
         let ids: Vec<TaskId> = record.tasks.iter().filter_map(|id| TaskId::parse(id)).collect();
-        let tasks = self.shared.records(&ids).into_iter().map(|(_, record)| record.task.clone()).collect();
+        let tasks = ids.iter().filter_map(|id| self.shared.record(id)).map(|record| record.task.clone()).collect();
         Ok(Some(RunTaskResponse { tasks, failures: Vec::new() }))
     }
 

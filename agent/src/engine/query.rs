@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use futures_util::Stream;
 use proto::v1::{
-    Attribute, DescribeTasksRequest, DescribeTasksResponse, Failure, ListTasksRequest, ListTasksResponse,
-    StopTaskRequest, Task, WatchTasksRequest,
+    DescribeTasksRequest, DescribeTasksResponse, Failure, ListTasksRequest, ListTasksResponse, StopTaskRequest, Task,
+    WatchTasksRequest,
 };
 use runtime::monitor::protocol;
 use tokio::sync::{oneshot, watch};
@@ -74,11 +74,10 @@ impl Engine {
         let with_tags = with_tags(&request.include)?;
         let mut answer = DescribeTasksResponse::default();
         for name in &request.tasks {
-            let found = TaskId::parse(name).and_then(|id| self.shared.records(&[id]).pop());
+            let found = TaskId::parse(name).and_then(|id| Some((id.clone(), self.shared.record(&id)?)));
             match found {
                 Some((id, record)) => {
-                    let mut task = record.task.clone();
-                    task.attributes.extend(self.waits_for(&id));
+                    let mut task = self.shared.shown(&id, &record);
                     if !with_tags {
                         task.tags.clear();
                     }
@@ -92,13 +91,6 @@ impl Engine {
             }
         }
         Ok(answer)
-    }
-
-    /// What keeps a task waiting right now: told, not stored.
-    fn waits_for(&self, id: &TaskId) -> Option<Attribute> {
-        let lacks = self.shared.ledger().lacks(id)?;
-        let name = Some("neargate.waits-for".to_owned());
-        Some(Attribute { name, value: Some(lacks), ..Attribute::default() })
     }
 
     /// Lists ARNs, newest first, of tasks whose desired status is RUNNING unless asked otherwise.
@@ -127,7 +119,7 @@ impl Engine {
                     .as_deref()
                     .is_none_or(|wanted| task.container_instance_arn().ends_with(wanted))
         };
-        let mut found: Vec<_> = self.shared.records(&[]).into_iter().filter(|(_, record)| matches(record)).collect();
+        let mut found: Vec<_> = self.shared.records().into_iter().filter(|(_, record)| matches(record)).collect();
         found.sort_by(|(_, a), (_, b)| b.task.created_at().total_cmp(&a.task.created_at()));
         let arns = found.iter().map(|(_, record)| record.task.task_arn().to_owned()).collect();
         let (task_arns, next_token) = page(arns, request.next_token.as_deref(), request.max_results)?;
@@ -209,7 +201,7 @@ impl Engine {
 
     fn find(&self, cluster: Option<&str>, task: &str) -> Result<(TaskId, Arc<TaskRecord>), EngineError> {
         self.check_cluster(cluster)?;
-        TaskId::parse(task).and_then(|id| self.shared.records(&[id]).pop()).ok_or_else(|| {
+        TaskId::parse(task).and_then(|id| Some((id.clone(), self.shared.record(&id)?))).ok_or_else(|| {
             EngineError::InvalidParameter { field: "task", message: "The referenced task was not found.".to_owned() }
         })
     }

@@ -165,6 +165,10 @@ impl Engine {
             let Some(id) = record.id() else { continue };
             known.insert(id.clone());
             if record.is_stopped() {
+                // Only a sandbox that could not be removed still holds one.
+                if let Some(slot) = record.user_slot {
+                    shared.user_slots().0.insert(slot);
+                }
                 shared.keep(id, record);
             } else {
                 live.push((id, record));
@@ -182,8 +186,7 @@ impl Engine {
             if let Some(slot) = record.user_slot {
                 shared.user_slots().0.insert(slot);
             }
-            // A task that cannot be read demands nothing: its driver tells what is wrong with it.
-            let mut demand = record.spec().ok().map(|spec| Demand::of(&spec));
+            let mut demand = Some(Demand::of(&record.spec()));
             if record.admitted
                 && let Some(held) = demand.take()
             {

@@ -8,6 +8,8 @@ use runtime::cli::report::chain;
 
 use super::Shared;
 use crate::identity::TaskId;
+use crate::sandbox::Sandbox as _;
+use crate::sandbox::host::Host;
 use crate::task::TaskRecord;
 use crate::task::provision::{Places, remove_disks};
 use crate::trace::now;
@@ -23,9 +25,32 @@ pub(super) async fn run(shared: Arc<Shared>) {
             () = shared.ends.cancelled() => return,
             _ = ticks.tick() => {}
         }
+        remove_left_sandboxes(&shared).await;
         let looking = shared.clone();
         // A panic has been told already; the next look is a new try.
         let _best_effort = tokio::task::spawn_blocking(move || look(&looking)).await;
+    }
+}
+
+/// What could not be removed when its task stopped, such as a process that was stuck in the kernel.
+async fn remove_left_sandboxes(shared: &Shared) {
+    for (id, record) in shared.records() {
+        if !record.is_stopped() || !record.sandbox_left {
+            continue;
+        }
+        let places = Places::of(&shared.config.root, &id);
+        let sandbox = Host::new(shared.config.runtime.clone(), places.run, shared.task_cgroup(&id));
+        if let Err(error) = sandbox.destroy().await {
+            tracing::warn!(task = %id, error = chain(&error), "the stopped task's sandbox still cannot be removed");
+            continue;
+        }
+        let mut removed = TaskRecord { sandbox_left: false, ..(*record).clone() };
+        if let Some(slot) = removed.user_slot.take() {
+            shared.user_slots().give_back(slot);
+        }
+        shared.keep(id.clone(), removed);
+        // Saved with what else could not be.
+        shared.unsaved().insert(id);
     }
 }
 
@@ -34,7 +59,7 @@ fn look(shared: &Shared) {
     let now = now();
     let history = &shared.config.history;
     let mut forgotten = Vec::new();
-    for (id, record) in shared.records(&[]) {
+    for (id, record) in shared.records() {
         if !record.is_stopped() {
             continue;
         }
@@ -67,11 +92,11 @@ fn save_again(shared: &Shared) {
     for id in unsaved {
         // Before it is saved: a driver that fails to save meanwhile puts it back.
         shared.unsaved().remove(&id);
-        for (id, record) in shared.records(std::slice::from_ref(&id)) {
-            if let Err(error) = shared.store.put_task(shared.names.cluster(), &id, &record) {
-                tracing::warn!(task = %id, error = chain(&error), "the task's record still cannot be saved");
-                shared.unsaved().insert(id);
-            }
+        if let Some(record) = shared.record(&id)
+            && let Err(error) = shared.store.put_task(shared.names.cluster(), &id, &record)
+        {
+            tracing::warn!(task = %id, error = chain(&error), "the task's record still cannot be saved");
+            shared.unsaved().insert(id);
         }
     }
 }

@@ -11,13 +11,14 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::statfs;
 use oci_spec::runtime::{LinuxResources, Spec};
 use runtime::cgroup::Cgroup;
 use runtime::monitor::protocol::{self, ExitRecord, Failure, MonitorRecord, Ready};
+use runtime::namespaces::pin;
 use runtime::process::ProcessRef;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
@@ -33,11 +34,18 @@ const POLL: Duration = Duration::from_millis(5);
 
 /// In the task's directory: held by whoever makes or removes its namespaces or cgroup.
 const PREPARE_LOCK: &str = "prepare.lock";
+/// The cgroup of the process that keeps a shared pid namespace. No container's has a dot in its name.
+const PAUSE: &str = "task.pause";
 /// In a bundle: held from before its monitor is executed until that has ended, while the monitor's own lock is only
-/// taken once it has come that far.
-/// The stderr of a container's monitor.
-const MONITOR_LOG: &str = "monitor.log";
+/// taken once it has come that far. Says which process that is.
 const START_LOCK: &str = "start.lock";
+/// In a bundle: the stderr of its monitor.
+const MONITOR_LOG: &str = "monitor.log";
+
+/// How long a monitor may take to its first record before a restarted agent takes it for stuck.
+const START_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long one may take to die of SIGKILL.
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A task's sandbox on this kernel.
 #[derive(Debug, Clone)]
@@ -84,21 +92,24 @@ impl Host {
             arguments.extend(["--ipc".to_owned(), bytes.to_string()]);
         }
         if shared.pid {
-            // No container's cgroup has a dot in its name.
-            arguments.extend(["--pid".to_owned(), format!("{}/task.pause", self.cgroup)]);
+            arguments.extend(["--pid".to_owned(), format!("{}/{PAUSE}", self.cgroup)]);
         }
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         self.run("namespaces delete", &arguments[..2], &lock).await?;
         self.run("namespaces create", &arguments, &lock).await
     }
 
-    /// Whether an earlier agent pinned all that is needed.
+    /// Whether an earlier agent pinned all that is needed, to the end.
     fn has_namespaces(&self, wanted: &[&str]) -> bool {
         let directory = Host::namespaces(&self.directory);
         let pinned = |name: &str| {
             statfs::statfs(&directory.join(name)).is_ok_and(|found| found.filesystem_type() == statfs::NSFS_MAGIC)
         };
-        wanted.iter().all(|name| pinned(name))
+        let whole = !wanted.contains(&"pid") || {
+            let pause = format!("{}/{PAUSE}", self.cgroup);
+            Cgroup::open(&pause).and_then(|group| group.pids()).is_ok_and(|pids| !pids.is_empty())
+        };
+        whole && directory.join(pin::WHOLE).exists() && wanted.iter().all(|name| pinned(name))
     }
 
     /// Waits until nobody else makes or removes what the task shares.
@@ -197,7 +208,14 @@ impl Sandbox for Host {
             Err(TryLockError::WouldBlock) => return self.started_before(bundle).await,
             Err(TryLockError::Error(source)) => return Err(file(&path)(source)),
         }
+        let mut told = lock.try_clone().map_err(file(&path))?;
         let mut monitor = self.monitor(bundle, how, lock)?.spawn().map_err(execute)?;
+        if let Some(started) = monitor.id().and_then(|pid| ProcessRef::of(pid.cast_signed()).ok()) {
+            let text = serde_json::to_vec(&started).unwrap_or_default();
+            told.set_len(0).and_then(|()| io::Write::write_all(&mut told, &text)).map_err(file(&path))?;
+        }
+        // Every copy of ours must go: the lock is to be free when the monitor ends.
+        drop(told);
         let mut line = String::new();
         if let Some(stdout) = monitor.stdout.take() {
             BufReader::new(stdout).read_line(&mut line).await.map_err(execute)?;
@@ -222,7 +240,25 @@ impl Sandbox for Host {
         }
     }
 
+    async fn abandon(&self, bundle: &Path) -> Result<(), SandboxError> {
+        let path = bundle.join(START_LOCK);
+        let deadline = Instant::now() + KILL_TIMEOUT;
+        while is_locked(&path)? {
+            if Instant::now() > deadline {
+                return Err(SandboxError::Unkillable { bundle: bundle.to_owned() });
+            }
+            let monitor = fs::read(&path).ok().and_then(|text| serde_json::from_slice::<ProcessRef>(&text).ok());
+            if let Some(process) = monitor.map(open_process).transpose().map_err(file(&path))?.flatten() {
+                // One that has ended meanwhile is what was wanted.
+                let _ = runtime::sys::pidfd::send_signal(&process, nix::libc::SIGKILL);
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        self.end_lost(bundle).await
+    }
+
     async fn find(&self, bundle: &Path) -> Result<Found, SandboxError> {
+        let deadline = Instant::now() + START_TIMEOUT;
         loop {
             if let Some(exit) = record::<ExitRecord>(bundle, protocol::EXIT_FILE)? {
                 return Ok(Found::Ended(exit));
@@ -233,7 +269,8 @@ impl Sandbox for Host {
                 match running {
                     Some(record) => return Ok(Found::Running { started_at: record.started_at }),
                     // It is about to write its first record.
-                    None => tokio::time::sleep(POLL).await,
+                    None if Instant::now() < deadline => tokio::time::sleep(POLL).await,
+                    None => self.abandon(bundle).await?,
                 }
                 continue;
             }

@@ -20,9 +20,6 @@ mod devices;
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// docker's /dev/shm, bytes.
 pub(super) const SHM_BYTES: u64 = 64 << 20;
-/// docker's default open files.
-const OPEN_FILES: u64 = 1_048_576;
-
 /// Why no bundle can be made of a definition and an image.
 #[derive(Debug, thiserror::Error)]
 pub enum BundleError {
@@ -76,6 +73,8 @@ pub struct Surroundings<'a> {
     pub volumes: &'a BTreeMap<String, PathBuf>,
     /// Holds hosts, hostname and resolv.conf.
     pub etc: PathBuf,
+    /// Open files of a container that asks for no number.
+    pub open_files: u64,
 }
 
 /// The container's `config.json`.
@@ -174,7 +173,7 @@ fn process(
         .clone()
         .or_else(|| of_image.and_then(|config| config.working_dir().clone()).filter(nonempty))
         .unwrap_or_else(|| "/".to_owned());
-    let mut limits: BTreeMap<&str, (u64, u64)> = BTreeMap::from([("nofile", (OPEN_FILES, OPEN_FILES))]);
+    let mut limits: BTreeMap<&str, (u64, u64)> = BTreeMap::from([("nofile", (around.open_files, around.open_files))]);
     limits.extend(container.ulimits.iter().map(|(name, limit)| (name.as_str(), *limit)));
     let limits: Vec<Value> = limits
         .iter()
@@ -258,8 +257,9 @@ fn resources(container: &ContainerSpec, around: &Surroundings<'_>) -> Result<Val
         memory.insert("reservation".into(), json!(mebibytes(reservation)));
     }
     resources["memory"] = Value::Object(memory);
-    // Inside a user namespace no device can be made, and only the nodes that are bound in can be opened.
-    if !around.user_namespace {
+    // Inside a user namespace no device can be made, but an image or a volume may hold nodes that others have made. On
+    // v2, where rules are not supported yet, no mount of such a task lets devices be opened.
+    if !around.user_namespace || !runtime::cgroup::is_v2() {
         resources["devices"] =
             if container.privileged { devices::all_rules() } else { devices::rules(&container.devices)? };
     }
@@ -296,6 +296,9 @@ fn mounts(task: &TaskSpec, container: &ContainerSpec, around: &Surroundings<'_>)
     mounts.push(mount("/dev/mqueue", "mqueue", "mqueue", &no_exec));
     let bind = |destination: &str, source: &Path, read_only: bool| {
         let mut options = vec!["rbind", "rprivate", if read_only { "ro" } else { "rw" }];
+        if !container.privileged {
+            options.push("rnodev");
+        }
         if around.user_namespace {
             options.push("idmap");
         }
@@ -305,8 +308,8 @@ fn mounts(task: &TaskSpec, container: &ContainerSpec, around: &Surroundings<'_>)
         mounts.push(bind(&format!("/etc/{name}"), &around.etc.join(name), false));
     }
     for point in &container.mount_points {
-        let known = task.volumes.iter().any(|volume| volume.name == point.source_volume);
-        if let Some(source) = around.volumes.get(&point.source_volume).filter(|_| known) {
+        // Every mount point's volume is known: the definition was checked.
+        if let Some(source) = around.volumes.get(&point.source_volume) {
             mounts.push(bind(&point.container_path, source, point.read_only));
         }
     }
@@ -362,6 +365,7 @@ mod tests {
             user_namespace: true,
             volumes: &volumes,
             etc: "/etc-of".into(),
+            open_files: 1024,
         };
         let spec = config(&task, &task.containers[0], &serde_json::from_value(image).unwrap(), &around)?;
         Ok(serde_json::to_value(spec).unwrap())

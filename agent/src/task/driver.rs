@@ -20,6 +20,8 @@ use crate::trace::{self, now};
 
 mod containers;
 
+use containers::Recalled;
+
 /// Reasons are cut there, as ECS does.
 const MAX_REASON: usize = 1024;
 
@@ -68,16 +70,8 @@ impl<S: Sandbox + Clone> Driver<S> {
 
     async fn live(&mut self) {
         let places = Places::of(&self.shared.config.root, &self.id);
-        let spec = match self.record.spec() {
-            Ok(spec) => spec,
-            Err(problems) => {
-                let problem = problems.first().map(|problem| problem.message.clone()).unwrap_or_default();
-                self.fail(&format!("ClientException: {problem}"), None).await;
-                self.end().await;
-                return;
-            }
-        };
-        let known: Vec<Known> = self.recall(&spec, &places).await;
+        let spec = self.record.spec();
+        let Recalled { known, ended } = self.recall(&spec, &places).await;
         self.transit(Event::Begin).await;
         let mut images = Vec::new();
         // A task whose containers all run already needs nothing that is not there.
@@ -93,7 +87,7 @@ impl<S: Sandbox + Clone> Driver<S> {
             if !self.is_stopping() {
                 self.transit(Event::Provisioned).await;
             }
-            if let Err(Halt::AgentEnds) = self.containers(&spec, &places, &images, known).await {
+            if let Err(Halt::AgentEnds) = self.containers(&spec, &places, &images, Recalled { known, ended }).await {
                 return;
             }
         }
@@ -122,7 +116,9 @@ impl<S: Sandbox + Clone> Driver<S> {
         let (id, shared, sandbox) = (self.id.clone(), self.shared.clone(), self.sandbox.clone());
         let user_base = self.record.user_slot.map(|slot| provision::user_base(&shared.instance, slot));
         let pids_limit = shared.config.tasks.pids_limit;
-        let parts = Parts { pids_limit, id: &id, spec, places, user_base, sandbox: &sandbox, images: &shared.images };
+        let image_ids: Vec<_> = (0..spec.containers.len()).map(|index| self.record.image_id(index)).collect();
+        let (image_ids, images) = (&image_ids, &shared.images);
+        let parts = Parts { pids_limit, id: &id, spec, places, user_base, sandbox: &sandbox, images, image_ids };
         let provisioning = provision::provision(parts);
         tokio::pin!(provisioning);
         let provided = loop {
@@ -137,14 +133,16 @@ impl<S: Sandbox + Clone> Driver<S> {
                 for (container, image) in self.record.task.containers.iter_mut().zip(&images) {
                     container.image_digest = Some(image.manifest_digest.to_string());
                 }
+                self.record.image_ids = images.iter().map(|image| image.id.to_string()).collect();
                 Ok(images)
             }
             Err(error) => {
                 let container = match &error {
                     ProvisionError::Pull { container, .. } => Some(*container),
-                    ProvisionError::Directory { .. } | ProvisionError::NoVolume { .. } | ProvisionError::Sandbox(_) => {
-                        None
-                    }
+                    ProvisionError::Directory { .. }
+                    | ProvisionError::NoVolume { .. }
+                    | ProvisionError::Limits(_)
+                    | ProvisionError::Sandbox(_) => None,
                 };
                 self.fail(&chain(&error), container).await;
                 Err(Halt::Stop)
@@ -176,8 +174,8 @@ impl<S: Sandbox + Clone> Driver<S> {
         self.record.user_slot.is_some()
     }
 
-    /// Takes everything back. A step that fails is told and leaves the others to be done; it is tried again when the
-    /// agent starts, as the task is not stopped before all has succeeded once or been told.
+    /// Takes everything back. A step that fails is told and leaves the others to be done; a sandbox that could not be
+    /// removed keeps its range of ids, and `engine::retention` tries again.
     async fn end(&mut self) {
         trace::step(&self.id, None, "stop");
         let stopping = self.record.task.stopping_at.unwrap_or_else(now);
@@ -193,14 +191,17 @@ impl<S: Sandbox + Clone> Driver<S> {
         }
         self.save().await;
         if let Err(error) = self.sandbox.destroy().await {
-            tracing::error!(task = %self.id, error = chain(&error), "the task's sandbox could not be removed");
+            tracing::error!(task = %self.id, error = chain(&error), "the task's sandbox could not be removed yet");
+            self.record.sandbox_left = true;
         }
         let (images, owner) = (self.shared.images.clone(), self.id.to_string());
         let released = tokio::task::spawn_blocking(move || images.release(&owner)).await;
         if let Ok(Err(error)) = released {
             tracing::error!(task = %self.id, error = chain(&error), "the task's images could not be released");
         }
-        if let Some(slot) = self.record.user_slot.take() {
+        if !self.record.sandbox_left
+            && let Some(slot) = self.record.user_slot.take()
+        {
             self.shared.user_slots().give_back(slot);
         }
         self.record.admitted = false;

@@ -74,6 +74,30 @@ fn condition(condition: Condition, known: Known) -> Verdict {
     }
 }
 
+/// For people: which conditions of the container at `index` do not hold, and why.
+pub fn unmet(task: &TaskSpec, known: &[Known], index: usize) -> String {
+    let mut told = Vec::new();
+    for dependency in &task.containers[index].depends_on {
+        let (name, wanted) = (&dependency.container, dependency.condition.as_str());
+        let Some(target) = task.containers.iter().position(|container| container.name == *name) else { continue };
+        if condition(dependency.condition, known[target]) == Verdict::Ready {
+            continue;
+        }
+        let is = match known[target] {
+            Known::Waiting | Known::Starting => "has not started".to_owned(),
+            Known::Running { .. } => match task.containers[target].start_timeout_secs {
+                Some(seconds) => format!("is not within its startTimeout of {seconds} s"),
+                None => "is not yet".to_owned(),
+            },
+            Known::Stopped { ran: true, exit_code: Some(code) } => format!("ended with exit code {code}"),
+            Known::Stopped { ran: true, exit_code: None } => "ended with an exit code that is lost".to_owned(),
+            Known::Stopped { ran: false, .. } => "never ran".to_owned(),
+        };
+        told.push(format!("waits for '{name}' to be {wanted}, which {is}"));
+    }
+    told.join("; ")
+}
+
 /// When the container at `index` will have waited too long (`startTimeout` of what it waits for), in seconds since the
 /// epoch: the earliest such moment. START never takes long.
 pub fn overdue(task: &TaskSpec, known: &[Known], index: usize) -> Option<f64> {

@@ -10,9 +10,11 @@ use definition::task::{ContainerSpec, IpcMode, NetworkMode, PidMode, TaskSpec, V
 use futures_util::future::try_join_all;
 use nix::sys::statfs::{self, FsType};
 use oci_spec::runtime::LinuxResources;
-use rootfs::{Image, Images, Reference};
+use rootfs::{Image, ImageId, Images, Reference};
 
 use super::bundle::SHM_BYTES;
+use runtime::sys::prlimit::{self, Limits};
+
 use crate::identity::{TaskId, shortened};
 use crate::sandbox::host::{make_directory, remove_tree};
 use crate::sandbox::{Sandbox, SandboxError, Shared};
@@ -36,6 +38,9 @@ pub fn user_base(instance: &str, slot: u32) -> u32 {
     let offset = u32::from_str_radix(instance, 16).unwrap_or_default() % USER_SLOTS;
     USER_FIRST + (offset + slot) % USER_SLOTS * USER_IDS
 }
+
+/// docker's default.
+const OPEN_FILES: u64 = 1_048_576;
 
 /// Why a task could not be given what it needs, in ECS's words.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +78,9 @@ pub enum ProvisionError {
     /// Namespaces or cgroup.
     #[error("ResourceInitializationError")]
     Sandbox(#[from] SandboxError),
+    /// The task's limits are none that OCI knows.
+    #[error("ResourceInitializationError: the task's limits")]
+    Limits(#[source] serde_json::Error),
 }
 
 /// The places of one task below the agent's root.
@@ -170,7 +178,7 @@ fn can_be_id_mapped(path: &Path) -> bool {
 }
 
 /// The task's hard limits: quota and memory where the definition gives them, else the sum of weights.
-pub fn limits(task: &TaskSpec, pids: u32) -> LinuxResources {
+pub fn limits(task: &TaskSpec, pids: u32) -> Result<LinuxResources, serde_json::Error> {
     let cpu = match task.cpu_units {
         Some(units) => serde_json::json!({
             "quota": u64::from(units) * CPU_PERIOD_US / UNITS_PER_CPU, "period": CPU_PERIOD_US,
@@ -189,8 +197,7 @@ pub fn limits(task: &TaskSpec, pids: u32) -> LinuxResources {
     if let Some(memory) = memory {
         resources["memory"] = memory;
     }
-    // The members above are OCI's, with values of their types.
-    serde_json::from_value(resources).unwrap_or_default()
+    serde_json::from_value(resources)
 }
 
 /// What a task is made of besides its definition.
@@ -209,6 +216,8 @@ pub struct Parts<'a, S> {
     pub sandbox: &'a S,
     /// The host's images.
     pub images: &'a Images,
+    /// By container, what an earlier agent has pulled for this task.
+    pub image_ids: &'a [Option<ImageId>],
 }
 
 /// Gives the task all it needs; answers each container's image, in the definition's order.
@@ -220,7 +229,8 @@ pub async fn provision<S: Sandbox>(parts: Parts<'_, S>) -> Result<Vec<Image>, Pr
         let ipc = (parts.spec.ipc_mode == IpcMode::Task).then(|| shared_memory_bytes(parts.spec));
         let pid = parts.spec.pid_mode == PidMode::Task;
         let shared = Shared { user_base: parts.user_base, network, ipc, pid };
-        parts.sandbox.prepare(shared, &limits(parts.spec, parts.pids_limit)).await.map_err(ProvisionError::from)
+        let limits = limits(parts.spec, parts.pids_limit).map_err(ProvisionError::Limits)?;
+        parts.sandbox.prepare(shared, &limits).await.map_err(ProvisionError::from)
     };
     let pulls =
         try_join_all(parts.spec.containers.iter().enumerate().map(|(index, container)| pull(&parts, index, container)));
@@ -240,6 +250,14 @@ async fn pull<S>(parts: &Parts<'_, S>, index: usize, container: &ContainerSpec) 
     let failed = |source: Box<dyn std::error::Error + Send + Sync>| ProvisionError::Pull { container: index, source };
     let reference: Reference = container.image.parse().map_err(|error| failed(Box::new(error)))?;
     let owner = parts.id.as_str();
+    if let Some(id) = parts.image_ids.get(index).cloned().flatten() {
+        // Leased since, and what its neighbours run: whatever the tag means by now, and whether or not anybody answers.
+        let (images, reference) = (parts.images.clone(), reference.clone());
+        let held = tokio::task::spawn_blocking(move || images.get_by_id(&id, &reference)).await;
+        if let Ok(Ok(Some(image))) = held {
+            return Ok(image);
+        }
+    }
     match parts.images.pull(&reference, Some(owner), |_| {}).await {
         Ok(image) => Ok(image),
         Err(error) => {
@@ -298,10 +316,16 @@ fn directories(spec: &TaskSpec, places: &Places) -> Result<(), ProvisionError> {
 fn etc(spec: &TaskSpec, places: &Places, container: &ContainerSpec) -> Result<(), ProvisionError> {
     let directory_of = places.etc(&container.name);
     make_directory(&directory_of, 0o755).map_err(directory)?;
-    let hostname = hostname(places, container);
+    let hostname = hostname(spec.network_mode, places, container);
     let host = spec.network_mode == NetworkMode::Host;
     let read = |path: &str| if host { std::fs::read_to_string(path).unwrap_or_default() } else { String::new() };
-    let mut hosts = format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.0.1\t{hostname}\n");
+    let mut hosts = read("/etc/hosts");
+    if hosts.is_empty() {
+        let loopback = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n";
+        hosts = format!("{loopback}127.0.0.1\t{hostname}\n");
+    } else if !hosts.ends_with('\n') {
+        hosts.push('\n');
+    }
     hosts.extend(container.extra_hosts.iter().map(|(address, name)| format!("{address}\t{name}\n")));
     for (name, text) in
         [("hosts", hosts), ("hostname", format!("{hostname}\n")), ("resolv.conf", read("/etc/resolv.conf"))]
@@ -317,10 +341,24 @@ fn etc(spec: &TaskSpec, places: &Places, container: &ContainerSpec) -> Result<()
     Ok(())
 }
 
-/// The definition's, or docker's: the first twelve digits of the id.
-pub fn hostname(places: &Places, container: &ContainerSpec) -> String {
+/// docker's default of open files, or what this host lets us have: the host's doing, which nobody asked for otherwise.
+pub fn open_files() -> u64 {
+    let now = prlimit::get(0, nix::libc::RLIMIT_NOFILE);
+    let Ok(Limits { soft, hard }) = now else { return OPEN_FILES };
+    let raised =
+        hard < OPEN_FILES && prlimit::set(0, nix::libc::RLIMIT_NOFILE, Limits { soft, hard: OPEN_FILES }).is_ok();
+    if raised { OPEN_FILES } else { OPEN_FILES.min(hard) }
+}
+
+/// The definition's, or docker's: the host's own in its network, else the first twelve digits of the id.
+pub fn hostname(mode: NetworkMode, places: &Places, container: &ContainerSpec) -> String {
     if let Some(hostname) = &container.hostname {
         return hostname.clone();
+    }
+    if mode == NetworkMode::Host
+        && let Ok(hostname) = nix::unistd::gethostname()
+    {
+        return hostname.to_string_lossy().into_owned();
     }
     places.run.file_name().unwrap_or_default().to_string_lossy().chars().take(12).collect()
 }
@@ -364,7 +402,7 @@ mod tests {
             });
             definition::check(&serde_json::from_value(json).unwrap()).unwrap()
         };
-        let quota = |cpu| limits(&spec(cpu), 16).cpu().as_ref().and_then(|cpu| cpu.quota());
+        let quota = |cpu| limits(&spec(cpu), 16).unwrap().cpu().as_ref().and_then(|cpu| cpu.quota());
         assert_eq!((quota(Some("256")), quota(None)), (Some(25_000), None));
     }
 }

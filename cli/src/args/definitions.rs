@@ -23,6 +23,9 @@ pub(crate) struct Register {
 /// `neargate definitions`
 #[derive(Debug, Args)]
 pub(crate) struct Definitions {
+    /// Print this one as JSON instead of a list
+    #[arg(value_name = "FAMILY[:REVISION]")]
+    pub(crate) definition: Option<String>,
     /// Only families that begin like this
     #[arg(long, value_name = "PREFIX")]
     pub(crate) family: Option<String>,

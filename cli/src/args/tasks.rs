@@ -7,9 +7,9 @@ use clap::{Args, ValueEnum};
 /// `neargate run`
 #[derive(Debug, Args)]
 pub(crate) struct Run {
-    /// Task definition as JSON; - reads stdin
-    #[arg(value_name = "FILE")]
-    pub(crate) file: PathBuf,
+    /// Task definition as JSON, - for stdin, or the name of a registered one
+    #[arg(value_name = "FILE|FAMILY[:REVISION]")]
+    pub(crate) definition: PathBuf,
     /// Show state changes and logs until the task has stopped; Ctrl-C detaches
     #[arg(long, conflicts_with = "detach")]
     pub(crate) follow: bool,

@@ -1,6 +1,9 @@
 //! `neargate definitions` and `neargate deregister`.
 
-use proto::v1::{DeregisterTaskDefinitionRequest, ListTaskDefinitionsRequest, ListTaskDefinitionsResponse};
+use proto::v1::{
+    DeregisterTaskDefinitionRequest, DescribeTaskDefinitionRequest, DescribeTaskDefinitionResponse,
+    ListTaskDefinitionsRequest, ListTaskDefinitionsResponse, TaskDefinition,
+};
 
 use super::DONE;
 use crate::{
@@ -12,9 +15,28 @@ use crate::{
     text,
 };
 
-/// Lists revisions.
+/// The registered definition with that name.
+pub(super) async fn find(client: &Client, name: &str) -> Result<TaskDefinition, Error> {
+    Ok(describe(client, name).await?.task_definition.unwrap_or_default())
+}
+
+async fn describe(client: &Client, name: &str) -> Result<DescribeTaskDefinitionResponse, Error> {
+    let doing = Error::refused(format!(
+        "{} is neither a file nor a task definition that `neargate definitions` lists",
+        text::plain(name)
+    ));
+    let request =
+        DescribeTaskDefinitionRequest { task_definition: Some(name.to_owned()), include: vec!["TAGS".to_owned()] };
+    Ok(client.tasks().describe_task_definition(request).await.map_err(doing)?.into_inner())
+}
+
+/// Lists revisions, or prints one as ECS JSON.
 pub(super) async fn list(globals: &Globals, args: Definitions) -> Result<u8, Error> {
     let client = Client::connect(&globals.socket).await?;
+    if let Some(name) = &args.definition {
+        output::json(&describe(&client, name).await?).map_err(Error::Output)?;
+        return Ok(DONE);
+    }
     let status = args.status.as_str();
     let mut request = ListTaskDefinitionsRequest { status: Some(status.to_owned()), ..Default::default() };
     let mut all = ListTaskDefinitionsResponse::default();

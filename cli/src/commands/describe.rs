@@ -74,7 +74,7 @@ fn description(task: &Task, now: f64) -> String {
             lines.add(name, &format!("{} ({})", time::rfc3339(at), time::ago(now, at)));
         }
     }
-    lines.health(task.health_status.as_deref());
+    lines.health("Health", task.health_status.as_deref());
     for tag in &task.tags {
         let part = |part: &Option<String>| part.clone().unwrap_or_default();
         lines.add("Tag", &format!("{}={}", part(&tag.key), part(&tag.value)));
@@ -94,7 +94,7 @@ fn describe_container(lines: &mut Lines, container: &Container) {
     lines.0.push(String::new());
     lines.word("Container", container.name.as_deref());
     lines.word("  Status", container.last_status.as_deref());
-    lines.health(container.health_status.as_deref());
+    lines.health("  Health", container.health_status.as_deref());
     if let Some(code) = container.exit_code {
         lines.add("  Exit code", &code.to_string());
     }
@@ -120,8 +120,8 @@ impl Lines {
     }
 
     /// One that nobody asks about is not told.
-    fn health(&mut self, status: Option<&str>) {
-        self.word("Health", status.filter(|status| *status != "UNKNOWN"));
+    fn health(&mut self, name: &str, status: Option<&str>) {
+        self.word(name, status.filter(|status| *status != "UNKNOWN"));
     }
 
     fn word(&mut self, name: &str, value: Option<&str>) {

@@ -1,6 +1,6 @@
 //! `neargate ps`: the host's tasks, newest first.
 
-use proto::v1::Task;
+use proto::v1::{Container, Task};
 
 use super::{DONE, describe_tasks};
 use crate::{
@@ -15,8 +15,8 @@ use crate::{
 /// Characters of a reason that fit beside the other columns; `neargate describe` shows all of it.
 const REASON: usize = 60;
 
-/// The agent's attribute of a task that has to wait.
-const WAITS_FOR: &str = "neargate.waits-for";
+/// ECS's reason for the most usual end.
+const ESSENTIAL_EXITED: &str = "Essential container in task exited";
 
 /// Lists tasks: those that have not stopped, or all.
 pub(super) async fn ps(globals: &Globals, args: &Ps) -> Result<u8, Error> {
@@ -77,15 +77,20 @@ fn ending(task: &Task) -> String {
     if let Some(reason) = task.stopped_reason.as_deref().filter(|reason| !reason.is_empty()) {
         parts.push(text::cut(&text::plain(reason), REASON));
     }
-    if let Some(lacks) = task.attributes.iter().find(|attribute| attribute.name() == WAITS_FOR) {
-        parts.push(text::cut(&format!("waits for {}", text::plain(lacks.value())), REASON));
+    let of_container = |container: &Container| container.reason.clone().filter(|reason| !reason.is_empty());
+    if let Some(reason) = task.containers.iter().find_map(of_container)
+        && task.stopped_reason.as_deref() == Some(ESSENTIAL_EXITED)
+    {
+        // Its first word says more than that something has exited.
+        parts.push(format!("({})", text::plain(reason.split(':').next().unwrap_or_default())));
     }
+    parts.extend(text::waits_for(task).map(|waits| text::cut(&waits, REASON)));
     parts.join(" ")
 }
 
 #[cfg(test)]
 mod tests {
-    use proto::v1::{Attribute, Container};
+    use proto::v1::Attribute;
 
     use super::*;
 
@@ -111,8 +116,11 @@ mod tests {
 
     #[test]
     fn a_task_that_waits_says_for_what() {
-        let attribute =
-            |value: &str| Attribute { name: Some(WAITS_FOR.into()), value: Some(value.into()), ..Default::default() };
+        let attribute = |value: &str| Attribute {
+            name: Some(text::WAITS_FOR.into()),
+            value: Some(value.into()),
+            ..Default::default()
+        };
         let task = Task { attributes: vec![attribute("host port 80/tcp")], ..Default::default() };
         assert_eq!(ending(&task), "waits for host port 80/tcp");
     }

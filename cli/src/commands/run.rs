@@ -1,8 +1,10 @@
 //! `neargate run`: registers the definition where its content is new, starts tasks of it, follows one where asked to.
 
+use std::path::{Path, PathBuf};
+
 use proto::v1::{DescribeTasksResponse, Failure, RunTaskRequest, RunTaskResponse, TaskDefinition};
 
-use super::{DONE, register};
+use super::{DONE, definitions, register};
 use crate::{
     args::{Globals, Run},
     client::Client,
@@ -19,10 +21,20 @@ pub(super) async fn run(globals: &Globals, args: Run) -> Result<u8, Error> {
     }
     let follows = args.follow;
     // Everything that is wrong on this side is told before anything happens on the other.
-    let (mut request, file) = request(args)?;
-    let definition = register::read(&file)?;
-    let client = Client::connect(&globals.socket).await?;
-    let definition = register::register_if_new(&client, definition).await?;
+    let (mut request, named) = request(args)?;
+    let (client, definition) = match registered_name(&named) {
+        Some(name) => {
+            let client = Client::connect(&globals.socket).await?;
+            let definition = definitions::find(&client, name).await?;
+            (client, definition)
+        }
+        None => {
+            let definition = register::read(&named)?;
+            let client = Client::connect(&globals.socket).await?;
+            let definition = register::register_if_new(&client, definition).await?;
+            (client, definition)
+        }
+    };
     request.task_definition = definition.task_definition_arn.clone();
     let doing = Error::refused("cannot run the task");
     let mut answer = client.tasks().run_task(request).await.map_err(doing)?.into_inner();
@@ -37,7 +49,14 @@ pub(super) async fn run(globals: &Globals, args: Run) -> Result<u8, Error> {
     Ok(code)
 }
 
-fn request(args: Run) -> Result<(RunTaskRequest, std::path::PathBuf), Error> {
+/// FAMILY, FAMILY:REVISION or an ARN. A file of that name goes before it.
+fn registered_name(named: &Path) -> Option<&str> {
+    let name = named.to_str().filter(|name| *name != "-" && !named.exists())?;
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | ':');
+    (name.starts_with("arn:") || name.chars().all(allowed)).then_some(name)
+}
+
+fn request(args: Run) -> Result<(RunTaskRequest, PathBuf), Error> {
     let overrides = args.overrides.as_deref().map(|text| json_argument::parse("--overrides", text)).transpose()?;
     let network = args
         .network_configuration
@@ -54,7 +73,7 @@ fn request(args: Run) -> Result<(RunTaskRequest, std::path::PathBuf), Error> {
         started_by: args.started_by,
         ..Default::default()
     };
-    Ok((request, args.file))
+    Ok((request, args.definition))
 }
 
 async fn follow_task(
@@ -113,6 +132,15 @@ fn explained(failure: &Failure) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_and_files_are_told_apart() {
+        assert_eq!(registered_name(Path::new("web:3")), Some("web:3"));
+        assert_eq!(registered_name(Path::new("arn:aws:ecs:local:0:task-definition/web:3")).map(str::len), Some(41));
+        for file in ["-", "web.json", "./web", "/etc/web", "."] {
+            assert_eq!(registered_name(Path::new(file)), None, "{file}");
+        }
+    }
 
     #[test]
     fn failures_are_explained() {

@@ -35,19 +35,21 @@ impl Outcome {
 
     /// The state in which the task was when following began.
     pub(super) fn first_line(&self) -> Option<String> {
-        Some(self.line(&status(&self.task)?))
+        Some(self.line(&shown(&self.task)?))
     }
 
     /// Takes the task's new state; a line if it is another one.
     pub(super) fn update(&mut self, task: Task) -> Option<String> {
-        let (old, new) = (status(&self.task), status(&task));
+        let (old, old_shown) = (status(&self.task), shown(&self.task));
+        let (new, new_shown) = (status(&task), shown(&task)?);
+        let waits = text::waits_for(&task);
         self.task = task;
         self.decide();
-        let new = new?;
         match old {
-            Some(old) if old == new => None,
-            Some(old) => Some(self.line(&format!("{old} → {new}"))),
-            None => Some(self.line(&new)),
+            // What was waited for has come: the next state says so.
+            Some(_) if old_shown.as_ref() == Some(&new_shown) || (old == new && waits.is_none()) => None,
+            Some(old) if Some(&old) != new.as_ref() => Some(self.line(&format!("{old} → {new_shown}"))),
+            _ => Some(self.line(&new_shown)),
         }
     }
 
@@ -98,6 +100,12 @@ impl Outcome {
 
 fn status(task: &Task) -> Option<String> {
     task.last_status.as_deref().map(text::plain)
+}
+
+/// The status, and what the task waits for.
+fn shown(task: &Task) -> Option<String> {
+    let status = status(task)?;
+    Some(text::waits_for(task).map_or(status.clone(), |waits| format!("{status}, {waits}")))
 }
 
 /// `job: exit code 42`, with the reason where there is one.

@@ -28,7 +28,7 @@ pub(super) fn check(
     let linux = definition.linux_parameters.clone().unwrap_or_default();
     let (capabilities_add, capabilities_drop) =
         linux::capabilities(problems, path, &linux.capabilities.clone().unwrap_or_default());
-    let (max_swap_mib, swappiness) = linux::swap(problems, path, definition, &linux);
+    let (max_swap_mib, swappiness) = linux::swap(problems, path, &linux);
     let cpu_units = non_negative(problems, &format!("{path}.cpu"), definition.cpu).unwrap_or(0);
     ContainerSpec {
         name: container_name,

@@ -84,6 +84,11 @@ pub(super) fn across(problems: &mut Problems, task: &TaskSpec) {
             ),
             _ => {}
         }
+        if container.max_swap_mib.is_some() && container.memory_mib.is_none() {
+            let path = format!("{path}.linuxParameters.maxSwap");
+            let message = format!("{path} is swap beyond the container's 'memory', which is not given.");
+            problems.client(path, message);
+        }
         if let (Some(memory), Some(reservation)) = (container.memory_mib, container.memory_reservation_mib)
             && reservation > memory
         {

@@ -1,4 +1,4 @@
-//! Setting limits: each OCI value to the file of v1 or v2, errors returned, every value read back.
+//! Setting limits: each OCI value to the file of v1 or v2, errors returned, limits read back.
 
 use std::fs;
 use std::io::Write;

@@ -13,8 +13,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use oci_spec::runtime::LinuxResources;
 use serde_json::{Value, json};
 
-use super::commands::{Outcome, print};
 use super::Id;
+use super::commands::{Outcome, print};
 use crate::cgroup::Stats;
 use crate::container::{self, ContainerError};
 use crate::sys::pidfd;

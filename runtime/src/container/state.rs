@@ -205,7 +205,7 @@ impl Directory {
         let temporary = self.path.join(".state.json");
         let failed = |source| StateError::Save { path: path.clone(), source };
         let text = serde_json::to_vec(record).map_err(|error| failed(error.into()))?;
-        // No fsync: the state root is on a tmpfs, and no record outlives its container's processes.
+        // No fsync: no record outlives its container's processes, and no process a crash of the host.
         let mut file = File::create(&temporary).map_err(failed)?;
         file.write_all(&text).and_then(|()| fs::rename(&temporary, &path)).map_err(failed)
     }

@@ -6,6 +6,7 @@ use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signalfd::SignalFd;
 use nix::unistd::read;
@@ -90,6 +91,10 @@ pub(super) fn drain(outputs: Vec<(Stream, OwnedFd)>, log: &mut Log) -> Result<()
     for (stream, output) in outputs {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
+            // A writer that never stops is outside of the container, so it is not the container's output.
+            if left.is_zero() {
+                break;
+            }
             let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
             match poll(&mut [PollFd::new(output.as_fd(), PollFlags::POLLIN)], timeout) {
                 Err(Errno::EINTR) => continue,
@@ -103,6 +108,12 @@ pub(super) fn drain(outputs: Vec<(Stream, OwnedFd)>, log: &mut Log) -> Result<()
         }
     }
     Ok(())
+}
+
+/// For descriptors that a container can read from too: what poll(2) has seen may be gone before we read, and nothing
+/// may make us wait.
+pub(super) fn nonblocking(descriptor: &OwnedFd) -> Result<(), Errno> {
+    fcntl(descriptor, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map(drop)
 }
 
 /// One read; false once there is no more. A terminal whose last process is gone answers EIO.
@@ -126,4 +137,44 @@ fn pass_on(signals: &SignalFd, init: BorrowedFd<'_>) -> Result<(), MonitorError>
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use nix::unistd::pipe2;
+
+    use super::*;
+    use crate::monitor::pipes;
+
+    #[test]
+    fn nothing_that_a_container_can_read_makes_us_wait() {
+        for (_, output) in pipes(true).unwrap().outputs {
+            let mut buffer = [0; CHUNK];
+            let directory = tempfile::tempdir().unwrap();
+            let mut log = Log::open(&directory.path().join("log"), 1 << 20, 2).unwrap();
+            assert!(!copy(output.as_fd(), Stream::Stdout, &mut log, &mut buffer), "without a writer it has ended");
+            let flags = OFlag::from_bits_retain(fcntl(&output, FcntlArg::F_GETFL).unwrap());
+            assert!(flags.contains(OFlag::O_NONBLOCK));
+        }
+    }
+
+    #[test]
+    fn a_writer_outside_does_not_keep_the_exit_from_being_told() {
+        let (read_end, write_end) = pipe2(OFlag::O_CLOEXEC).unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let writer = std::thread::spawn(move || {
+            let mut file = std::fs::File::from(write_end);
+            while !stopped.load(Ordering::Relaxed) && file.write_all(b"flood\n").is_ok() {}
+        });
+        let directory = tempfile::tempdir().unwrap();
+        let mut log = Log::open(&directory.path().join("log"), 1 << 20, 2).unwrap();
+        drain(vec![(Stream::Stdout, read_end)], &mut log).unwrap();
+        stop.store(true, Ordering::Relaxed);
+        writer.join().unwrap();
+    }
 }

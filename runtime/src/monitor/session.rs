@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::OFlag;
 use nix::poll::PollFlags;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{pipe2, read, write};
@@ -14,7 +14,7 @@ use oci_spec::runtime::Process;
 
 use super::SIGNALLED;
 use super::protocol::{Exited, Failure, Kind, Request, Signal, Window, decode, encode};
-use super::serve::CHUNK;
+use super::serve::{CHUNK, nonblocking};
 use crate::cli::report::chain;
 use crate::container::exec::{Exec, ExecError, ExecTarget, exec};
 use crate::init::failure::{Context as _, Step};
@@ -25,6 +25,10 @@ use crate::sys::{pidfd, terminal};
 const MAX_CLIENTS: usize = 64;
 /// Bytes held for a client, or for a process, before its source is no longer read.
 const HIGH_WATER: usize = 64 * 1024;
+
+/// Bytes that are read of an output once its process has ended. More than a pipe holds, so that more is of a child that
+/// was left behind and goes on writing.
+const MOST_AFTER_EXIT: usize = 1 << 20;
 
 /// Which descriptor of which client is ready.
 #[derive(Debug, Clone, Copy)]
@@ -61,6 +65,8 @@ struct Executed {
     to_stdin: Vec<u8>,
     stdin_ends: bool,
     exit_code: Option<i32>,
+    /// Bytes read of its output since it ended.
+    after_exit: usize,
 }
 
 impl<'a> Clients<'a> {
@@ -270,6 +276,9 @@ impl Client {
             Ok(0) | Err(Errno::EIO) => *output = None,
             Ok(length) => {
                 let kind = *kind;
+                if process.exit_code.is_some() {
+                    process.after_exit += length;
+                }
                 self.queue(kind, &chunk[..length]);
             }
             Err(_) => {}
@@ -281,6 +290,10 @@ impl Client {
         let Some(process) = &self.process else { return };
         let Some(exit_code) = process.exit_code.filter(|_| !self.finished) else { return };
         // A child that it left behind may hold its output open for ever: what is there now is read, no more.
+        if process.after_exit > MOST_AFTER_EXIT {
+            self.exited(exit_code);
+            return;
+        }
         for number in 0..process.outputs.len() {
             while self.has_output(number) && self.to_send.len() < HIGH_WATER {
                 self.read_output(number);
@@ -305,19 +318,26 @@ impl Executed {
     fn start(target: &ExecTarget, process: &Process, stdin: bool) -> Result<Executed, ExecError> {
         if process.terminal().unwrap_or(false) {
             let exec = exec(target, process, Stdio::Terminal)?;
-            let (output, input) = both_ways(&exec).at(Step::Console).map_err(ExecError::Prepare)?;
+            let (output, input) = both_ways(&exec).at(Step::Console).map_err(|failure| {
+                // It runs, and nobody else would wait for it.
+                let _ = pidfd::send_signal(&exec.pidfd, libc::SIGKILL);
+                let _ = waitid(Id::PIDFd(exec.pidfd.as_fd()), WaitPidFlag::WEXITED);
+                ExecError::Prepare(failure)
+            })?;
             return Ok(Executed::new(exec, vec![(Kind::Stdout, Some(output))], stdin.then_some(input)));
         }
         let pipe = || pipe2(OFlag::O_CLOEXEC).at(Step::Streams).map_err(ExecError::Prepare);
         let ((stdin_read, stdin_write), (out_read, stdout), (err_read, stderr)) = (pipe()?, pipe()?, pipe()?);
-        nonblocking(&stdin_write).at(Step::Streams).map_err(ExecError::Prepare)?;
+        for ours in [&stdin_write, &out_read, &err_read] {
+            nonblocking(ours).at(Step::Streams).map_err(ExecError::Prepare)?;
+        }
         let exec = exec(target, process, Stdio::Fds { stdin: stdin_read, stdout, stderr })?;
         let outputs = vec![(Kind::Stdout, Some(out_read)), (Kind::Stderr, Some(err_read))];
         Ok(Executed::new(exec, outputs, stdin.then_some(stdin_write)))
     }
 
     fn new(exec: Exec, outputs: Vec<(Kind, Option<OwnedFd>)>, stdin: Option<OwnedFd>) -> Executed {
-        Executed { exec, outputs, stdin, to_stdin: Vec::new(), stdin_ends: false, exit_code: None }
+        Executed { exec, outputs, stdin, to_stdin: Vec::new(), stdin_ends: false, exit_code: None, after_exit: 0 }
     }
 
     /// Writes what the process takes now.
@@ -346,10 +366,6 @@ fn both_ways(exec: &Exec) -> io::Result<(OwnedFd, OwnedFd)> {
     let (output, input) = (master.try_clone()?, master.try_clone()?);
     nonblocking(&input)?;
     Ok((output, input))
-}
-
-fn nonblocking(descriptor: &OwnedFd) -> Result<(), Errno> {
-    fcntl(descriptor, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map(drop)
 }
 
 /// The exit code of a process that has ended; None while it runs.

@@ -15,7 +15,7 @@ use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 
 use crate::bundle::OverlayRecord;
 use crate::init::failure::{Context, Failure, Step};
-use crate::sys::mount_api::{Attributes, FsContext, clone_tree, set_attributes};
+use crate::sys::mount_api::{ATTR_NODEV, Attributes, FsContext, clone_tree, set_attributes};
 
 mod by_path;
 
@@ -37,8 +37,10 @@ pub fn build(overlay: &OverlayRecord, id_map: Option<IdMap<'_>>) -> Result<Owned
         Some(mount) => mount,
         None => by_path::build(&layers.lower, &layers.writable, layers.upper, layers.work, id_map)?,
     };
-    let private = Attributes { propagation: libc::MS_PRIVATE, ..Attributes::default() };
-    set_attributes(&mount, false, private).at(Step::OverlayMount)?;
+    // Layers may hold device nodes, and they were made by host root: whoever has ids of its own may open none of them.
+    let set = if id_map.is_some() { ATTR_NODEV } else { 0 };
+    let attributes = Attributes { set, propagation: libc::MS_PRIVATE, ..Attributes::default() };
+    set_attributes(&mount, false, attributes).at(Step::OverlayMount)?;
     Ok(mount)
 }
 

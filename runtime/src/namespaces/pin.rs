@@ -7,6 +7,7 @@
 //! DIR/ipc    ipc namespace
 //! DIR/shm    a tmpfs, the /dev/shm that goes with it
 //! DIR/pid    pid namespace, whose pid 1 is `pause`
+//! DIR/whole  made last: without it, what is there was left half-made
 //! ```
 
 use std::fs::File;
@@ -29,6 +30,8 @@ use crate::sys::title::Arguments;
 
 /// Name of the tmpfs.
 const SHM: &str = "shm";
+/// Name of the file that says that all else is there.
+pub const WHOLE: &str = "whole";
 
 /// What to pin.
 #[derive(Debug, Clone, Copy)]
@@ -132,7 +135,9 @@ fn make(
         mount_shm(request, bytes)?;
     }
     drop(tell);
-    if request.pid.is_some() { holder.stay(&told) } else { holder.finish() }.map_err(PinError::Work)
+    if request.pid.is_some() { holder.stay(&told) } else { holder.finish() }.map_err(PinError::Work)?;
+    let path = request.directory.join(WHOLE);
+    File::create(&path).map(drop).map_err(|source| PinError::File { path, source })
 }
 
 fn enter_cgroup(path: &str, pid: i32) -> Result<(), CgroupError> {
@@ -182,7 +187,7 @@ fn pin_all(directory: &Path, pid: i32, names: &[&str]) -> Result<(), PinError> {
 
 /// Releases and removes what [`create`] made below `directory`, as far as it is there.
 pub fn delete(directory: &Path) -> Result<(), PinError> {
-    for name in ["pid", SHM, "ipc", "net", "user"] {
+    for name in [WHOLE, "pid", SHM, "ipc", "net", "user"] {
         let path = directory.join(name);
         match umount2(&path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
             // EINVAL: the file is there, but nothing is mounted on it.
@@ -220,6 +225,7 @@ mod tests {
             .unwrap();
         assert_eq!(statfs(&target.join("user")).unwrap().filesystem_type(), NSFS_MAGIC);
         assert_eq!(statfs(&target.join("net")).unwrap().filesystem_type(), NSFS_MAGIC);
+        assert!(target.join(WHOLE).exists());
         delete(&target).unwrap();
         delete(&target).unwrap();
         assert!(!target.exists());

@@ -30,6 +30,9 @@ mod notes;
 mod restart;
 mod stop;
 
+/// Between two looks at a container that cannot be looked at.
+const PAUSES: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4)];
+
 /// What an attempt to start, a wait or a health check came to.
 enum Report {
     Started(usize, Result<Start, SandboxError>),
@@ -50,10 +53,17 @@ pub(super) struct Containers<'a> {
     reports: mpsc::UnboundedSender<Report>,
 }
 
+/// What an earlier agent left of a task's containers.
+pub(super) struct Recalled {
+    pub(super) known: Vec<Known>,
+    /// Those that ended meanwhile and start again.
+    pub(super) ended: Vec<usize>,
+}
+
 impl<S: Sandbox + Clone> Driver<S> {
     /// What an earlier agent left of the containers.
-    pub(super) async fn recall(&mut self, spec: &TaskSpec, places: &Places) -> Vec<Known> {
-        let mut known = Vec::new();
+    pub(super) async fn recall(&mut self, spec: &TaskSpec, places: &Places) -> Recalled {
+        let (mut known, mut ended) = (Vec::new(), Vec::new());
         for (index, container) in spec.containers.iter().enumerate() {
             let stage = self.record.stage(index);
             let recalled = match stage {
@@ -64,7 +74,7 @@ impl<S: Sandbox + Clone> Driver<S> {
                 }
                 Stage::Starting | Stage::Running => {
                     let bundle = places.bundle(&container.name);
-                    match self.sandbox.find(&bundle).await {
+                    match patiently(|| self.sandbox.find(&bundle)).await {
                         Ok(Found::Running { started_at }) => {
                             let healthy =
                                 self.record.task.containers[index].health_status() == Health::Healthy.as_str();
@@ -73,7 +83,10 @@ impl<S: Sandbox + Clone> Driver<S> {
                         Ok(Found::Ended(ExitRecord { error: Some(failure), started_at: None, exit_code, .. })) => {
                             self.note_failure(index, &failure, exit_code).await
                         }
-                        Ok(Found::Ended(exit)) if self.starts_again(container, index, Some(&exit)) => Known::Waiting,
+                        Ok(Found::Ended(exit)) if self.starts_again(container, index, Some(&exit)) => {
+                            ended.push(index);
+                            Known::Starting
+                        }
                         Ok(Found::Ended(exit)) => self.note_exit(index, Ok(Some(exit))),
                         Ok(Found::Nothing) if stage == Stage::Starting => Known::Waiting,
                         Ok(Found::Nothing | Found::Lost) => self.note_exit(index, Ok(None)),
@@ -88,7 +101,7 @@ impl<S: Sandbox + Clone> Driver<S> {
             }
             known.push(recalled);
         }
-        known
+        Recalled { known, ended }
     }
 
     /// Runs until no container does.
@@ -97,13 +110,16 @@ impl<S: Sandbox + Clone> Driver<S> {
         spec: &TaskSpec,
         places: &Places,
         images: &[Image],
-        known: Vec<Known>,
+        Recalled { known, ended }: Recalled,
     ) -> Result<(), Halt> {
         let (reports, mut reported) = mpsc::unbounded_channel();
         let (stopping, probes) = (BTreeMap::new(), BTreeMap::new());
         let mut run = Containers { spec, places, images, known, stopping, probes, reports };
         for index in (0..run.known.len()).filter(|index| run.known[*index].runs()).collect::<Vec<_>>() {
             self.look_after(&mut run, index);
+        }
+        for index in ended {
+            self.start_again(&mut run, index).await;
         }
         loop {
             self.judge(&run).await;
@@ -117,6 +133,8 @@ impl<S: Sandbox + Clone> Driver<S> {
             if !live && (self.is_stopping() || !run.known.contains(&Known::Waiting)) {
                 return Ok(());
             }
+            // What is to stop waits for nothing any more.
+            let next_start_timeout = run.next_start_timeout().filter(|_| !self.is_stopping());
             let next_kill = run.stopping.values().filter_map(stop::Stopping::kill_at).min();
             tokio::select! {
                 Some(report) = reported.recv() => self.take(report, &mut run).await,
@@ -126,7 +144,7 @@ impl<S: Sandbox + Clone> Driver<S> {
                     }
                 }
                 () = sleep_until(next_kill) => self.kill_overdue(&mut run).await,
-                () = sleep_until(run.next_start_timeout()) => {}
+                () = sleep_until(next_start_timeout) => {}
             }
         }
     }
@@ -175,12 +193,9 @@ impl<S: Sandbox + Clone> Driver<S> {
         let over = |index: &usize| matches!(known[*index], Known::Stopped { .. });
         if let Some(essential) = (0..known.len()).filter(over).find(|index| spec.containers[*index].essential) {
             self.record.task.execution_stopped_at.get_or_insert(now());
-            let oom = self.record.task.containers[essential].reason().starts_with("OutOfMemoryError");
-            let reason = "Essential container in task exited";
-            if oom {
-                tracing::info!(task = %self.id, container = spec.containers[essential].name, "out of memory");
-            }
-            self.stop("EssentialContainerExited", reason).await;
+            let name = &spec.containers[essential].name;
+            tracing::debug!(task = %self.id, container = name, "an essential container has exited");
+            self.stop("EssentialContainerExited", "Essential container in task exited").await;
             return;
         }
         let never = |index: &usize| {
@@ -191,7 +206,8 @@ impl<S: Sandbox + Clone> Driver<S> {
         if let Some(index) = (0..known.len()).find(|index| never(index)).filter(|_| !self.is_stopping()) {
             let arn = self.record.task.task_arn().to_owned();
             let reason = format!("TaskDependencyError: Task dependencies cannot be resolved, taskArn: {arn}");
-            self.fail(&reason, Some(index)).await;
+            self.fail(&reason, None).await;
+            self.record.task.containers[index].reason = Some(cut(&ordering::unmet(spec, known, index)));
             return;
         }
         let up = |known: &Known| known.runs() || matches!(known, Known::Stopped { ran: true, .. });
@@ -255,12 +271,13 @@ impl<S: Sandbox + Clone> Driver<S> {
         let image = &run.images[index];
         let volumes = provision::volumes(spec, places);
         let around = Surroundings {
-            hostname: &provision::hostname(places, container),
+            hostname: &provision::hostname(spec.network_mode, places, container),
             cgroup: format!("{}/{}", self.shared.task_cgroup(&self.id), cgroup_name(&container.name)),
             namespaces: crate::sandbox::host::Host::namespaces(&places.run),
             user_namespace: self.record.user_slot.is_some(),
             volumes: &volumes,
             etc: places.etc(&container.name),
+            open_files: provision::open_files(),
         };
         let config = bundle::config(spec, container, &image.config, &around)?;
         let (upper, work) = places.layer(&container.name);
@@ -274,7 +291,7 @@ impl<S: Sandbox + Clone> Driver<S> {
     fn look_after(&self, run: &mut Containers<'_>, index: usize) {
         let (sandbox, reports, bundle) = (self.sandbox.clone(), run.reports.clone(), run.bundle(index));
         tokio::spawn(async move {
-            let exit = sandbox.wait(&bundle).await;
+            let exit = patiently(|| sandbox.wait(&bundle)).await;
             // The driver may have ended with the agent.
             let _best_effort = reports.send(Report::Ended(index, exit));
         });
@@ -293,6 +310,19 @@ impl Containers<'_> {
         let next = waiting.filter_map(|index| ordering::overdue(self.spec, &self.known, index)).reduce(f64::min)?;
         Some(Instant::now() + Duration::try_from_secs_f64(next - now()).unwrap_or_default())
     }
+}
+
+/// Asks again where the answer is an error: what is wrong with the host, such as too many open files, may pass, and a
+/// container that runs is not to be taken for one that has ended.
+async fn patiently<T, F: Future<Output = Result<T, SandboxError>>>(ask: impl Fn() -> F) -> Result<T, SandboxError> {
+    for pause in PAUSES {
+        match ask().await {
+            Err(error) => tracing::warn!(error = chain(&error), "the container cannot be looked at; trying again"),
+            answer => return answer,
+        }
+        tokio::time::sleep(pause).await;
+    }
+    ask().await
 }
 
 async fn sleep_until(at: Option<Instant>) {

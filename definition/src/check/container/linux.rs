@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use proto::v1::{ContainerDefinition, Device, KernelCapabilities, LinuxParameters, SystemControl, Tmpfs, Ulimit};
+use proto::v1::{Device, KernelCapabilities, LinuxParameters, SystemControl, Tmpfs, Ulimit};
 
 use super::non_negative;
 use crate::check::volumes::{absolute, below_root};
@@ -125,20 +125,9 @@ pub(super) fn ulimits(problems: &mut Problems, path: &str, limits: &[Ulimit]) ->
 }
 
 /// Swap beyond memory in MiB, and swappiness where that is given.
-pub(super) fn swap(
-    problems: &mut Problems,
-    path: &str,
-    definition: &ContainerDefinition,
-    linux: &LinuxParameters,
-) -> (Option<u32>, Option<u8>) {
+pub(super) fn swap(problems: &mut Problems, path: &str, linux: &LinuxParameters) -> (Option<u32>, Option<u8>) {
     let path = format!("{path}.linuxParameters");
     let max_swap = non_negative(problems, &format!("{path}.maxSwap"), linux.max_swap);
-    if max_swap.is_some() && definition.memory.is_none_or(|memory| memory == 0) {
-        problems.client(
-            format!("{path}.maxSwap"),
-            format!("{path}.maxSwap is swap beyond the container's 'memory', which is not given."),
-        );
-    }
     let swappiness = linux.swappiness.map(|value| u8::try_from(value).ok().filter(|value| *value <= 100));
     if swappiness == Some(None) {
         problems.client(format!("{path}.swappiness"), format!("{path}.swappiness must be 0 to 100."));

@@ -36,7 +36,10 @@ pub(super) fn check(problems: &mut Problems, path: &str, configuration: Option<&
             }
         };
         if !sound {
-            problems.client(&path, format!("{path} has the invalid value '{value}'."));
+            problems.client(
+                &path,
+                format!("{path} has the invalid value '{value}': use a number with k, m or g, such as 10m."),
+            );
         }
     }
     log

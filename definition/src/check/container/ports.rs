@@ -13,10 +13,7 @@ pub(super) fn check(problems: &mut Problems, path: &str, ports: &[WirePort], mod
         return Vec::new();
     }
     if mode != NetworkMode::Host {
-        problems.client(
-            &path,
-            format!("{path} is not supported outside networkMode host: addresses and ports come later."),
-        );
+        problems.client(&path, format!("{path} is not supported yet but with \"networkMode\": \"host\"."));
         return Vec::new();
     }
     let mut checked = Vec::new();

@@ -47,6 +47,7 @@ impl<S: Sandbox + Clone> Driver<S> {
             Ok(Some(exit)) => {
                 view.exit_code = exit.exit_code;
                 if exit.oom_killed && exit.exit_code == Some(137) {
+                    tracing::info!(task = %self.id, container = view.name(), "killed for want of memory");
                     view.reason = Some("OutOfMemoryError: Container killed due to memory usage".to_owned());
                 } else if let Some(failure) = &exit.error {
                     view.reason = Some(cut(&format!("{}: {}", failure.kind, failure.message)));

@@ -11,8 +11,10 @@ use crate::sandbox::Sandbox;
 use crate::task::ordering;
 use crate::trace;
 
-/// A container that was told to stop.
+/// A container that is to stop.
 pub(super) struct Stopping {
+    /// Whether it was told: not while it is being started.
+    signalled: bool,
     kill_at: Instant,
     killed: bool,
 }
@@ -25,32 +27,41 @@ impl Stopping {
 }
 
 impl<S: Sandbox + Clone> Driver<S> {
-    /// Signals what nothing depends on any more.
+    /// Signals what nothing depends on any more. What is still being started has the same time to come that far.
     pub(super) async fn stop_ready(&mut self, run: &mut Containers<'_>) {
         for index in ordering::stoppable(run.spec, &run.known) {
-            if !run.known[index].runs() || run.stopping.contains_key(&index) {
+            let runs = run.known[index].runs();
+            if run.stopping.get(&index).is_some_and(|stopping| stopping.signalled || !runs) {
                 continue;
             }
             let container = &run.spec.containers[index];
-            trace::step(&self.id, Some(&container.name), "signal");
-            let of_image = run.images.get(index).and_then(|image| image.config.config().as_ref());
-            let signal = match of_image.and_then(|config| config.stop_signal().clone()) {
-                Some(name) => stop_signal(&name),
-                // A restarted agent that only stops the task has not looked its images up.
-                None => self.stop_signal_of_cached(&container.image),
-            };
-            self.signal(run, index, signal).await;
+            if runs {
+                trace::step(&self.id, Some(&container.name), "signal");
+                let signal = self.stop_signal(run, index);
+                self.signal(run, index, signal).await;
+            }
             let seconds = container.stop_timeout_secs.unwrap_or(self.shared.config.tasks.stop_timeout_secs);
             let kill_at = Instant::now() + Duration::from_secs(u64::from(seconds));
-            run.stopping.insert(index, Stopping { kill_at, killed: false });
+            run.stopping.insert(index, Stopping { signalled: runs, kill_at, killed: false });
         }
     }
 
-    fn stop_signal_of_cached(&self, image: &str) -> i32 {
-        let reference = image.parse().ok();
-        let image = reference.and_then(|reference| self.shared.images.get(&reference).ok().flatten());
-        let name = image.and_then(|image| image.config.config().as_ref()?.stop_signal().clone());
+    /// Its image's STOPSIGNAL, or SIGTERM.
+    fn stop_signal(&self, run: &Containers<'_>, index: usize) -> i32 {
+        let of_image = match run.images.get(index) {
+            Some(image) => image.config.config().clone(),
+            // A restarted agent that only stops the task has not looked its images up.
+            None => {
+                self.image(&run.spec.containers[index].image, index).and_then(|image| image.config.config().clone())
+            }
+        };
+        let name = of_image.and_then(|config| config.stop_signal().clone());
         name.map_or(Signal::SIGTERM as i32, |name| stop_signal(&name))
+    }
+
+    fn image(&self, reference: &str, index: usize) -> Option<rootfs::Image> {
+        let (reference, id) = (reference.parse().ok()?, self.record.image_id(index)?);
+        self.shared.images.get_by_id(&id, &reference).ok()?
     }
 
     pub(super) async fn kill_overdue(&mut self, run: &mut Containers<'_>) {
@@ -59,11 +70,26 @@ impl<S: Sandbox + Clone> Driver<S> {
         let indexes: Vec<usize> =
             run.stopping.iter().filter(|(_, stopping)| overdue(stopping)).map(|(index, _)| *index).collect();
         for index in indexes {
-            self.signal(run, index, Signal::SIGKILL as i32).await;
+            if run.known[index].runs() {
+                self.signal(run, index, Signal::SIGKILL as i32).await;
+            } else {
+                self.abandon(run, index);
+            }
             if let Some(stopping) = run.stopping.get_mut(&index) {
                 stopping.killed = true;
             }
         }
+    }
+
+    /// Ends a start that takes too long; whoever waits for that start is told that it failed.
+    fn abandon(&self, run: &Containers<'_>, index: usize) {
+        let (sandbox, bundle) = (self.sandbox.clone(), run.bundle(index));
+        let (task, container) = (self.id.clone(), run.spec.containers[index].name.clone());
+        tokio::spawn(async move {
+            if let Err(error) = sandbox.abandon(&bundle).await {
+                tracing::error!(%task, container, error = chain(&error), "a start that hangs could not be ended");
+            }
+        });
     }
 
     async fn signal(&self, run: &Containers<'_>, index: usize, signal: i32) {
