@@ -5,8 +5,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use bytes::{Bytes, BytesMut};
+use nix::fcntl::OFlag;
 use oci_spec::image::{Descriptor, ImageIndex};
-use tokio::fs::File;
+use tokio::fs::{File, OpenOptions};
 use tokio::io::{AsyncReadExt, BufReader};
 
 use crate::digest::Digest;
@@ -33,6 +34,9 @@ pub enum LayoutError {
     /// A file of it cannot be read.
     #[error("cannot read {}", .0.display())]
     Read(PathBuf, #[source] io::Error),
+    /// A directory, a pipe or a device where a file should be.
+    #[error("{} is no regular file", .0.display())]
+    NotAFile(PathBuf),
     /// A document of it is too large.
     #[error("{} is larger than {MAX_DOCUMENT_BYTES} bytes", .0.display())]
     TooLarge(PathBuf),
@@ -157,10 +161,14 @@ impl Layout {
 }
 
 async fn open(path: &Path) -> Result<File, LayoutError> {
-    match File::open(path).await {
-        Ok(file) => Ok(file),
+    let failed = |e| LayoutError::Read(path.to_owned(), e);
+    // A pipe that nobody writes to would be waited for.
+    let nonblocking = OFlag::O_NONBLOCK.bits();
+    match OpenOptions::new().read(true).custom_flags(nonblocking).open(path).await {
+        Ok(file) if file.metadata().await.map_err(failed)?.is_file() => Ok(file),
+        Ok(_) => Err(LayoutError::NotAFile(path.to_owned())),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Err(LayoutError::NotFound(path.to_owned())),
-        Err(e) => Err(LayoutError::Read(path.to_owned(), e)),
+        Err(e) => Err(failed(e)),
     }
 }
 

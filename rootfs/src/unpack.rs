@@ -196,7 +196,8 @@ struct Unpacker {
 impl Unpacker {
     fn member(&mut self, member: &Member, data: &mut impl Read) -> Result<(), UnpackError> {
         self.entries += 1;
-        if self.entries > self.bounds.entries {
+        // What an entry implies costs as much as what it says.
+        if self.entries.saturating_add(self.root.implied()) > self.bounds.entries {
             return Err(UnpackError::TooManyEntries(self.bounds.entries));
         }
         self.entry(member, data).map_err(|failure| match failure {

@@ -151,14 +151,21 @@ fn steps(setup: &Setup, channel: &mut Channel) -> Result<Infallible, Failure> {
     }
 }
 
+impl Setup {
+    /// What init needs of its parent's descriptors, its channel apart.
+    pub fn descriptors(&self) -> Vec<RawFd> {
+        let listener = match &self.release {
+            Release::Listener(listener) => Some(listener.as_raw_fd()),
+            Release::Channel => None,
+        };
+        self.stdio.raw().into_iter().chain(listener).chain(preserved(self.preserve_fds)).collect()
+    }
+}
+
 /// The container must not even hold descriptors of the host while it is being set up.
 fn close_inherited(setup: &Setup, channel: &Channel) -> Result<(), Failure> {
-    let mut keep: Vec<RawFd> = setup.stdio.raw();
+    let mut keep = setup.descriptors();
     keep.push(channel.raw());
-    if let Release::Listener(listener) = &setup.release {
-        keep.push(listener.as_raw_fd());
-    }
-    keep.extend(preserved(setup.preserve_fds));
     close_range::close_all_but(&keep).at(Step::Descriptors)
 }
 

@@ -146,3 +146,38 @@ fn shared_volumes_outlive_their_tasks() {
     host.stopped(&arn);
     assert_eq!(host.logs(&arn, "c"), "one\n");
 }
+
+#[test]
+fn a_lock_on_a_shared_volume_keeps_nobody_from_starting() {
+    let host = TestHost::start();
+    let volumes = json!({ "volumes": [
+        { "name": "locked", "dockerVolumeConfiguration": { "scope": "shared", "autoprovision": true } },
+    ] });
+    let mounted = json!({ "mountPoints": [{ "sourceVolume": "locked", "containerPath": "/data" }] });
+    let held = running(&host, mounted.clone(), volumes.clone());
+    // As its owner it could empty the volume as well; who finds it filled needs no lock.
+    host.inside(&held, "c", "(exec 9</data; flock 9; touch /tmp/locked; exec sleep 1000) >/dev/null 2>&1 &");
+    let locked = || (host.inside(&held, "c", "ls /tmp") == "locked\n").then_some(());
+    eventually("the volume is locked", Duration::from_secs(10), locked);
+    let second = running(&host, mounted, volumes);
+    assert_eq!(host.inside(&second, "c", "cat /data/file"), "of the image\n");
+}
+
+#[test]
+fn only_what_is_the_images_own_is_copied_into_a_volume() {
+    let host = TestHost::start();
+    let volumes = json!({ "volumes": [{ "name": "outer" }, { "name": "inner" }, { "name": "linked" }] });
+    // /links/sys of the image leads to /sys/kernel. The inner volume is listed first.
+    let mounted = json!({ "mountPoints": [
+        { "sourceVolume": "inner", "containerPath": "/data/sub" },
+        { "sourceVolume": "outer", "containerPath": "/data" },
+        { "sourceVolume": "linked", "containerPath": "/links/sys" },
+    ] });
+    let arn = running(&host, mounted, volumes);
+    let volume = |name: &str| host.task_directory(&arn).join("volumes").join(name);
+    assert!(volume("outer").join("file").exists());
+    assert_eq!(fs::metadata(volume("inner")).unwrap().uid(), 1000, "it is as the image has /data/sub");
+    assert_eq!(fs::read_dir(volume("linked")).unwrap().count(), 0, "nothing of the host's /sys");
+    host.inside(&arn, "c", "touch /data/sub/new");
+    assert!(volume("inner").join("new").exists(), "the inner volume is not hidden");
+}

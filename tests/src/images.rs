@@ -117,6 +117,8 @@ fn base_tree(tree: &Path) {
     }
     mknod(&tree.join("null"), SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), makedev(1, 3)).expect("a device node");
     mode(&tree.join("null"), 0o666);
+    fs::create_dir(tree.join("links")).expect("a directory");
+    symlink("/sys/kernel", tree.join("links/sys")).expect("a link");
     // As an image's author leaves the directory of a program that is not root.
     let data = tree.join("data");
     fs::create_dir_all(data.join("sub")).expect("a directory");

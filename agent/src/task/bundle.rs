@@ -314,6 +314,8 @@ fn mounts(task: &TaskSpec, container: &ContainerSpec, around: &Surroundings<'_>)
         }
     }
     mounts.extend(container.tmpfs.iter().map(tmpfs));
+    // As docker does: what is mounted below another place comes after it, however the definition lists them.
+    mounts.sort_by_key(|mount| mount["destination"].as_str().map_or(0, |path| Path::new(path).components().count()));
     mounts
 }
 

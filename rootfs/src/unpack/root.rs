@@ -106,11 +106,18 @@ pub(crate) struct Root {
     fd: Rc<OwnedFd>,
     /// The directory of the entry before: most entries lie beside their predecessor.
     last: Option<(EntryPath, Rc<OwnedFd>)>,
+    /// Directories that no entry asked for by itself.
+    implied: u64,
 }
 
 impl Root {
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        Ok(Self { fd: Rc::new(File::open(path)?.into()), last: None })
+        Ok(Self { fd: Rc::new(File::open(path)?.into()), last: None, implied: 0 })
+    }
+
+    /// How many directories were made on the way to entries.
+    pub(crate) fn implied(&self) -> u64 {
+        self.implied
     }
 
     /// The place of `path`; directories on the way are made when `make` says so, owned by root with mode 0755.
@@ -157,6 +164,7 @@ impl Root {
         }
         let place = Place { dir: Rc::new(self.make_dirs(&parent)?), name: name.to_owned() };
         self.make_dir(&place)?;
+        self.implied += 1;
         set_mode(&place, 0o755)?;
         self.open_dir(path).map_err(EntryError::Parent)
     }

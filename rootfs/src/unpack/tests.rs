@@ -313,3 +313,11 @@ fn compressions_are_told_by_their_first_bytes_and_trailing_data_counts() {
         Err(UnpackError::Tar(_))
     ));
 }
+
+#[test]
+fn directories_that_entries_imply_are_counted() {
+    let deep = |first: u32| format!("{first}/{}x", "d/".repeat(40));
+    let tar = (0..30).fold(Hand::new(), |tar, first| tar.file(&deep(first), ""));
+    assert!(matches!(tar.unpack().1, Err(UnpackError::TooManyEntries(1000))));
+    (0..20).fold(Hand::new(), |tar, first| tar.file(&deep(first), "")).unpack_ok();
+}

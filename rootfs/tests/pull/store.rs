@@ -149,3 +149,17 @@ async fn the_platform_is_chosen_from_a_nested_index() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_layout_with_a_pipe_for_an_index_is_refused() {
+    let (layout, (_dir, images)) = (tempfile::tempdir().unwrap(), store(Config::default()));
+    let reference = image("x").write(layout.path(), "one");
+    let index = layout.path().join("index.json");
+    fs::remove_file(&index).unwrap();
+    nix::unistd::mkfifo(&index, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let refused = images.pull(&reference, None, |_| {});
+    let refused =
+        tokio::time::timeout(std::time::Duration::from_secs(60), refused).await.expect("nobody waits for a pipe");
+    let words = format!("{:?}", refused.unwrap_err());
+    assert!(words.contains("NotAFile"), "{words}");
+}

@@ -228,6 +228,7 @@ fn launch(bundle: &Bundle, setup: &Setup, cgroup: &Cgroup, record: &Record) -> R
         door: &door,
         new: setup.namespaces.new,
         join: setup.namespaces.needs_helper().then_some(&join as &dyn Fn() -> Result<(), Failure>),
+        keep: setup.descriptors(),
     };
     let cloned = cloning::spawn(&birth, |channel| init::run(setup, channel)).map_err(CreateError::Init)?;
     match bring_up(bundle, setup, &cloned, record) {

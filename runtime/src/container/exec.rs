@@ -2,7 +2,7 @@
 //! what the `process` object says. A child of the caller, which can wait for it.
 
 use std::convert::Infallible;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -137,7 +137,7 @@ pub fn exec_preserving(
     let door = Cgroup::open(&target.cgroup).and_then(|cgroup| CgroupDoor::open(&cgroup)).map_err(cgroup)?;
     let entry = Entry { init, kinds, settings, stdio: ChildStdio::new(stdio, terminal_size(process)), preserve_fds };
     let join = || entry.join();
-    let birth = Birth { door: &door, new: 0, join: Some(&join) };
+    let birth = Birth { door: &door, new: 0, join: Some(&join), keep: entry.descriptors() };
     let cloned = cloning::spawn(&birth, |channel| entry.run(&channel)).map_err(ExecError::Enter)?;
     match bring_up(&entry, process, &cloned) {
         Ok(console) => Ok(Exec { process: cloned.process, pidfd: cloned.pidfd, console }),
@@ -193,7 +193,11 @@ fn bring_up(entry: &Entry, process: &Process, cloned: &Cloned) -> Result<Option<
 }
 
 impl Entry {
-    /// In the helper: descriptors of the host go first, as from here on processes of the container could look.
+    /// What the process needs of our descriptors.
+    fn descriptors(&self) -> Vec<RawFd> {
+        self.stdio.raw().into_iter().chain(preserved(self.preserve_fds)).collect()
+    }
+
     fn join(&self) -> Result<(), Failure> {
         if self.kinds.is_empty() {
             return Ok(());
@@ -213,9 +217,8 @@ impl Entry {
     }
 
     fn steps(&self, channel: &Channel) -> Result<Infallible, Failure> {
-        let mut keep = self.stdio.raw();
-        keep.push(channel.as_fd().as_raw_fd());
-        keep.extend(preserved(self.preserve_fds));
+        let mut keep = self.descriptors();
+        keep.push(channel.raw());
         close_range::close_all_but(&keep).at(Step::Descriptors)?;
         channel.receive_mounts()?;
         self.stdio.install()?;

@@ -2,7 +2,7 @@
 //! caller. One clone3 where nothing has to be joined; otherwise a helper joins first and clones the real child as its
 //! own sibling (CLONE_PARENT), so that the caller can wait for it.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::sys::prctl;
@@ -14,7 +14,7 @@ use super::failure::{Context, Failure, Step};
 use crate::cgroup::Cgroup;
 use crate::process::ProcessRef;
 use crate::sys::clone3::{Child, Clone3};
-use crate::sys::pidfd;
+use crate::sys::{close_range, pidfd};
 
 /// The cgroup's doors, opened by host root: what a file of a v1 hierarchy checks are the rights of who opened it.
 #[derive(Debug)]
@@ -62,6 +62,9 @@ pub struct Birth<'a> {
     pub new: u64,
     /// What a helper must do before it clones the real child; `None` for no helper.
     pub join: Option<&'a dyn Fn() -> Result<(), Failure>>,
+    /// Descriptors of the real child beside its standard ones and its channel: whoever is in the namespaces that were
+    /// joined may look into it from its first moment on.
+    pub keep: Vec<RawFd>,
 }
 
 /// Clones; `child` runs in the new process with its end of the channel.
@@ -78,7 +81,7 @@ pub fn spawn(birth: &Birth<'_>, child: impl FnOnce(Channel) -> i32) -> Result<Cl
             match (entered, birth.join) {
                 (Err(failure), _) => tell(&theirs, failure),
                 (Ok(()), None) => child(theirs),
-                (Ok(()), Some(join)) => help(birth.new, join, theirs, child),
+                (Ok(()), Some(join)) => help(birth, join, theirs, child),
             }
         })
         .at(Step::Clone)?;
@@ -106,20 +109,27 @@ fn cloned(pid: i32, pidfd: OwnedFd, channel: Channel) -> Result<Cloned, Failure>
 
 fn enter_cgroup(birth: &Birth<'_>, parents_end: i32) -> Result<(), Failure> {
     // The child's copy of the parent's end would hide the parent's death from it.
-    crate::sys::close_range::close_one(parents_end).at(Step::Channel)?;
+    close_range::close_one(parents_end).at(Step::Channel)?;
     prctl::set_dumpable(false).at(Step::Descriptors)?;
     birth.door.join()
 }
 
-fn help(new: u64, join: &dyn Fn() -> Result<(), Failure>, channel: Channel, child: impl FnOnce(Channel) -> i32) -> i32 {
-    if let Err(failure) = join() {
+fn help(
+    birth: &Birth<'_>,
+    join: &dyn Fn() -> Result<(), Failure>,
+    channel: Channel,
+    child: impl FnOnce(Channel) -> i32,
+) -> i32 {
+    let keep: Vec<RawFd> = birth.keep.iter().copied().chain([channel.raw()]).collect();
+    let joined = join().and_then(|()| close_range::close_all_but(&keep).at(Step::Descriptors));
+    if let Err(failure) = joined {
         return tell(&channel, failure);
     }
     let sibling = match channel.duplicate() {
         Ok(channel) => channel,
         Err(failure) => return tell(&channel, failure),
     };
-    let clone = Clone3 { flags: new | libc::CLONE_PARENT as u64, cgroup: None };
+    let clone = Clone3 { flags: birth.new | libc::CLONE_PARENT as u64, cgroup: None };
     let told = match clone.spawn(|| child(sibling)).at(Step::Clone) {
         Ok(Child { pid, .. }) => channel.send(&Message::Cloned { pid }, &[]),
         Err(failure) => Err(failure),

@@ -152,13 +152,13 @@ mod tests {
 
     #[test]
     fn nothing_that_a_container_can_read_makes_us_wait() {
-        for (_, output) in pipes(true).unwrap().outputs {
+        let pipes = pipes(true).unwrap();
+        for (_, output) in &pipes.outputs {
             let mut buffer = [0; CHUNK];
             let directory = tempfile::tempdir().unwrap();
             let mut log = Log::open(&directory.path().join("log"), 1 << 20, 2).unwrap();
-            assert!(!copy(output.as_fd(), Stream::Stdout, &mut log, &mut buffer), "without a writer it has ended");
-            let flags = OFlag::from_bits_retain(fcntl(&output, FcntlArg::F_GETFL).unwrap());
-            assert!(flags.contains(OFlag::O_NONBLOCK));
+            // Its writers are there, and there is nothing to read.
+            assert!(copy(output.as_fd(), Stream::Stdout, &mut log, &mut buffer), "it goes on");
         }
     }
 

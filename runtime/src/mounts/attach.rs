@@ -18,15 +18,17 @@ use crate::sys::mount_api::{self, Attributes, FsContext, clone_tree, set_attribu
 
 /// Mounts everything of the plan; `prepared` are the bind mounts in its order.
 pub fn attach_all(root: &Root, plan: &Plan, prepared: Vec<OwnedFd>) -> Result<(), Failure> {
+    let binds = plan.mounts.iter().filter(|planned| matches!(planned.source, Source::Bind(_)));
+    // Before anything is mounted: what is copied is the image's.
+    for (planned, mount) in binds.zip(&prepared).filter(|(planned, _)| planned.copy_up) {
+        copy_up::fill(root, &planned.destination, mount)?;
+    }
     let mut prepared = prepared.into_iter();
     for planned in &plan.mounts {
         match &planned.source {
             Source::Bind(_) => {
                 let mount = prepared.next().ok_or(Errno::EPROTO).at(Step::Channel)?;
                 let kind = if is_directory(&mount).at(Step::CopyMount)? { Kind::Directory } else { Kind::File };
-                if planned.copy_up {
-                    copy_up::fill(root, &planned.destination, &mount)?;
-                }
                 place(root, &mount, &planned.destination, kind)?;
             }
             Source::FileSystem(kind) => attach_file_system(root, kind, planned)?,

@@ -8,10 +8,11 @@ use std::ffi::CStr;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, openat, readlinkat};
+use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat, futimens, mkdirat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchown, fchownat, mkfifoat, symlinkat};
@@ -21,13 +22,17 @@ use crate::init::failure::{Context, Failure, Step};
 
 /// Directories below each other; an image with more of them means harm.
 const MAX_DEPTH: u32 = 128;
+/// How long another container may take to fill the volume that both share.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(20);
+const LOCK_POLL: Duration = Duration::from_millis(2);
 
 /// Fills the volume behind `mount`, which is about to be attached at `destination`.
 pub(super) fn fill(root: &Root, destination: &Path, mount: &OwnedFd) -> Result<(), Failure> {
     let on = |result: Result<(), Errno>| result.on(Step::CopyUp, destination.display());
-    let image = match root.find(destination) {
+    let image = match root.find_here(destination) {
         Ok(image) => image,
-        Err(failure) if failure.errno == Errno::ENOENT => return Ok(()),
+        // Nothing there, or not of the image.
+        Err(failure) if matches!(failure.errno, Errno::ENOENT | Errno::ENOTDIR | Errno::EXDEV) => return Ok(()),
         Err(failure) => return Err(failure),
     };
     on(copy(&image, mount))
@@ -38,8 +43,10 @@ fn copy(image: &OwnedFd, mount: &OwnedFd) -> Result<(), Errno> {
         return Ok(());
     }
     let (from, to) = (directory(image.as_fd(), c".")?, directory(mount.as_fd(), c".")?);
-    // Containers that share the volume start side by side.
-    let to = Flock::lock(File::from(to), FlockArg::LockExclusive).map_err(|(_, errno)| errno)?;
+    if !names(to.as_fd())?.is_empty() {
+        return Ok(());
+    }
+    let _lock = lock(&to)?;
     if names(to.as_fd())?.is_empty() {
         copy_entries(from.as_fd(), to.as_fd(), 0)?;
         copy_owner(to.as_fd(), &fstat(&from)?)?;
@@ -47,12 +54,32 @@ fn copy(image: &OwnedFd, mount: &OwnedFd) -> Result<(), Errno> {
     Ok(())
 }
 
+/// Containers that share the volume start side by side. One that runs may hold the lock too, for as long as it likes,
+/// so it is not waited for longer than a copy should take: then it is done without.
+fn lock(volume: &OwnedFd) -> Result<Option<Flock<File>>, Errno> {
+    let deadline = Instant::now() + LOCK_TIMEOUT;
+    let mut file = File::from(directory(volume.as_fd(), c".")?);
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(Some(lock)),
+            Err((_, Errno::EWOULDBLOCK)) if Instant::now() > deadline => return Ok(None),
+            Err((back, Errno::EWOULDBLOCK | Errno::EINTR)) => file = back,
+            Err((_, errno)) => return Err(errno),
+        }
+        std::thread::sleep(LOCK_POLL);
+    }
+}
+
 fn copy_entries(from: BorrowedFd<'_>, to: BorrowedFd<'_>, depth: u32) -> Result<(), Errno> {
     if depth > MAX_DEPTH {
         return Err(Errno::ELOOP);
     }
     for name in names(from)? {
-        copy_entry(from, to, &name, depth)?;
+        match copy_entry(from, to, &name, depth) {
+            // Something is mounted there, which is not the image's.
+            Err(Errno::EXDEV) => {}
+            other => other?,
+        }
     }
     Ok(())
 }
@@ -61,15 +88,15 @@ fn copy_entry(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &CStr, depth: u32)
     let stat = fstatat(from, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
     match file_type(&stat) {
         SFlag::S_IFDIR => {
+            let from = directory(from, name)?;
             mkdirat(to, name, Mode::S_IRWXU)?;
-            let (from, to) = (directory(from, name)?, directory(to, name)?);
+            let to = directory(to, name)?;
             copy_entries(from.as_fd(), to.as_fd(), depth + 1)?;
             copy_owner(to.as_fd(), &stat)
         }
         SFlag::S_IFREG => {
-            let flags = OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-            let mut source = File::from(openat(from, name, flags | OFlag::O_RDONLY, Mode::empty())?);
-            let create = flags | OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL;
+            let mut source = File::from(open_here(from, name, OFlag::O_RDONLY)?);
+            let create = OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL;
             let mut target = File::from(openat(to, name, create, Mode::S_IRUSR | Mode::S_IWUSR)?);
             std::io::copy(&mut source, &mut target)
                 .map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))?;
@@ -104,8 +131,20 @@ fn owner(stat: &FileStat) -> (Uid, Gid) {
 }
 
 fn directory(parent: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd, Errno> {
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    openat(parent, name, flags, Mode::empty())
+    open_here(parent, name, OFlag::O_RDONLY | OFlag::O_DIRECTORY)
+}
+
+/// EXDEV for what is mounted over the name.
+fn open_here(parent: BorrowedFd<'_>, name: &CStr, flags: OFlag) -> Result<OwnedFd, Errno> {
+    let here = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_XDEV;
+    let how = OpenHow::new().flags(flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC).resolve(here);
+    loop {
+        match openat2(parent, name, how) {
+            // Something was renamed during the look-up; the kernel asks to try again.
+            Err(Errno::EAGAIN) => {}
+            other => return other,
+        }
+    }
 }
 
 fn names(of: BorrowedFd<'_>) -> Result<Vec<std::ffi::CString>, Errno> {

@@ -41,9 +41,18 @@ impl Root {
     /// Opens `path` with O_PATH as the container would see it; symbolic links are followed inside the root only, and
     /// never procfs' magic ones (openat2(2), RESOLVE_IN_ROOT).
     pub fn find(&self, path: &Path) -> Result<OwnedFd, Failure> {
+        self.look_up(path, ResolveFlag::empty())
+    }
+
+    /// Like [`Root::find`]; EXDEV for what is not on the root file system itself.
+    pub fn find_here(&self, path: &Path) -> Result<OwnedFd, Failure> {
+        self.look_up(path, ResolveFlag::RESOLVE_NO_XDEV)
+    }
+
+    fn look_up(&self, path: &Path, besides: ResolveFlag) -> Result<OwnedFd, Failure> {
         let how = OpenHow::new()
             .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
-            .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+            .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS | besides);
         loop {
             match openat2(&self.directory, path, how) {
                 // Something was renamed during the look-up; the kernel asks to try again.
