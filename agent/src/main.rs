@@ -11,6 +11,7 @@ use std::{
     process::ExitCode,
     sync::Arc,
     thread,
+    time::Duration,
 };
 
 use agent::{
@@ -32,6 +33,9 @@ const MOST_BLOCKING: usize = 64;
 
 /// The root lets others pass to the socket; what tasks own is protected below.
 const ROOT_MODE: u32 = 0o711;
+
+/// How long blocking work may take to end when the agent does.
+const END: Duration = Duration::from_secs(5);
 
 /// Wrong usage; a service manager should not try again.
 const USAGE: u8 = 2;
@@ -100,13 +104,16 @@ fn configure(arguments: Arguments) -> anyhow::Result<Config> {
 fn run(config: Config) -> anyhow::Result<()> {
     make_root(&config.root)?;
     let workers = thread::available_parallelism().map_or(1, |cpus| cpus.get().min(MOST_WORKERS));
-    tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers)
         .max_blocking_threads(MOST_BLOCKING)
         .enable_all()
         .build()
-        .context("cannot start the async runtime")?
-        .block_on(serve(Arc::new(config)))
+        .context("cannot start the async runtime")?;
+    let served = runtime.block_on(serve(Arc::new(config)));
+    // Nothing that is durable is under way any more; what still blocks on a file would be waited for without end.
+    runtime.shutdown_timeout(END);
+    served
 }
 
 fn make_root(root: &Path) -> anyhow::Result<()> {

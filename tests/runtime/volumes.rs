@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
+use nix::mount::{MsFlags, mount, umount};
 use serde_json::json;
 use system_tests::definition::{shell, task, with};
 use system_tests::{TestHost, eventually};
@@ -46,6 +47,23 @@ fn a_read_only_mount_point_takes_no_write() {
         host.inside(&arn, "c", "touch /ro/a 2>/dev/null || echo refused; touch /rw/b && ls /ro"),
         "refused\nb\n"
     );
+}
+
+#[test]
+fn what_is_mounted_below_a_read_only_volume_is_read_only_too() {
+    let host = TestHost::start();
+    let directory = host.scratch().join("above");
+    let below = directory.join("below");
+    fs::create_dir_all(&below).unwrap();
+    mount(Some("t"), &below, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+    let volumes = json!({ "volumes": [{ "name": "v", "host": { "sourcePath": directory } }] });
+    let point = json!({ "mountPoints": [{ "sourceVolume": "v", "containerPath": "/ro", "readOnly": true }] });
+    let arn = running(&host, point, volumes);
+    let written = host.inside(&arn, "c", "touch /ro/below/a 2>/dev/null && echo written || echo refused");
+    host.stop(&arn, None).unwrap();
+    host.stopped(&arn);
+    umount(&below).unwrap();
+    assert_eq!(written, "refused\n");
 }
 
 #[test]

@@ -295,7 +295,9 @@ fn mounts(task: &TaskSpec, container: &ContainerSpec, around: &Surroundings<'_>)
     // Of the ipc namespace that the container is in.
     mounts.push(mount("/dev/mqueue", "mqueue", "mqueue", &no_exec));
     let bind = |destination: &str, source: &Path, read_only: bool| {
-        let mut options = vec!["rbind", "rprivate", if read_only { "ro" } else { "rw" }];
+        let mut options = vec!["rbind", "rprivate"];
+        // Both: what is mounted below is as read-only as the rest.
+        options.extend(if read_only { ["ro", "rro"].as_slice() } else { &["rw"] });
         if !container.privileged {
             options.push("rnodev");
         }
@@ -400,7 +402,7 @@ mod tests {
         let spec = bundle(json!({ "command": ["x"], "mountPoints": points }), json!({})).unwrap();
         let mount = spec["mounts"].as_array().unwrap().iter().find(|mount| mount["destination"] == "/data").unwrap();
         assert_eq!(mount["source"], "/volumes/v");
-        assert_eq!(mount["options"], json!(["rbind", "rprivate", "ro", "idmap"]));
+        assert_eq!(mount["options"], json!(["rbind", "rprivate", "ro", "rro", "rnodev", "idmap"]));
         assert_eq!(spec["linux"]["resources"]["memory"]["limit"], 64 << 20);
     }
 

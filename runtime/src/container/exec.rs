@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
@@ -29,6 +30,9 @@ use crate::process::settings::Settings;
 use crate::process::user::Identity;
 use crate::process::{ProcessRef, limits};
 use crate::sys::{close_range, pidfd};
+
+/// How long a process may take from one step into the container to the next.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The container to enter.
 #[derive(Debug, Clone)]
@@ -174,6 +178,8 @@ fn bring_up(entry: &Entry, process: &Process, cloned: &Cloned) -> Result<Option<
         entry.stdio.give_to_root(uid, gid).map_err(ExecError::Prepare)?;
     }
     let sent = cloned.channel.send_mounts(&[]);
+    // The container sees the process and may stop it; its monitor must not wait for that.
+    cloned.channel.limit_waiting(PATIENCE).map_err(ExecError::Prepare)?;
     let mut console = None;
     let mut ready = false;
     loop {

@@ -12,9 +12,12 @@
 //! ```
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::time::TimeVal;
 use serde::{Deserialize, Serialize};
 
 use super::failure::{Context, Failure, Step};
@@ -67,6 +70,12 @@ impl Channel {
     /// The same end once more.
     pub fn duplicate(&self) -> Result<Channel, Failure> {
         self.0.try_clone().map(Channel).at(Step::Channel)
+    }
+
+    /// From now on [`Channel::receive`] fails with EAGAIN where nothing comes for so long.
+    pub fn limit_waiting(&self, patience: Duration) -> Result<(), Failure> {
+        let patience = TimeVal::new(patience.as_secs().cast_signed(), 0);
+        setsockopt(&self.0, sockopt::ReceiveTimeout, &patience).at(Step::Channel)
     }
 
     /// EPIPE when the other end is gone.

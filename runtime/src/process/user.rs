@@ -33,7 +33,7 @@ impl Identity {
         let name = user.username().as_deref().unwrap_or_default();
         if name.is_empty() {
             let home = home_of(&passwd, user.uid());
-            return Ok(Identity { uid: user.uid(), gid: user.gid(), groups, home });
+            return Identity { uid: user.uid(), gid: user.gid(), groups, home }.real();
         }
         let group = database(root, "/etc/group")?;
         let (uid, gid, memberships) = look_up(name, &passwd, &group).ok_or(Errno::ENOENT).on(Step::FindUser, name)?;
@@ -42,7 +42,15 @@ impl Identity {
                 groups.push(gid);
             }
         }
-        Ok(Identity { uid, gid, groups, home: home_of(&passwd, uid) })
+        Identity { uid, gid, groups, home: home_of(&passwd, uid) }.real()
+    }
+
+    /// The highest number is no id: setresuid(2) and its like take it for "as it is", which here is root.
+    fn real(self) -> Result<Identity, Failure> {
+        if [self.uid, self.gid].iter().chain(&self.groups).any(|id| *id == u32::MAX) {
+            return Err(Errno::EINVAL).on(Step::FindUser, u32::MAX);
+        }
+        Ok(self)
     }
 }
 
@@ -130,6 +138,15 @@ mod tests {
         assert_eq!(look_up("2000", PASSWD, GROUP), Some((2000, 0, vec![])));
         assert_eq!(look_up("nobody", PASSWD, GROUP), None);
         assert_eq!(look_up("web:none", PASSWD, GROUP), None);
+    }
+
+    #[test]
+    fn what_means_no_change_is_no_id() {
+        let identity = |uid, gid, groups| Identity { uid, gid, groups, home: "/".to_owned() };
+        for odd in [identity(u32::MAX, 0, vec![]), identity(0, u32::MAX, vec![]), identity(0, 0, vec![u32::MAX])] {
+            assert_eq!(odd.real().unwrap_err().errno, Errno::EINVAL);
+        }
+        identity(u32::MAX - 1, 0, vec![]).real().unwrap();
     }
 
     #[test]

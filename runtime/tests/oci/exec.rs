@@ -66,3 +66,21 @@ fn a_stopped_container_cannot_be_entered() {
     crate::harness::eventually("it ends", || bundle.state()["status"] == "stopped");
     assert!(bundle.fails(&["exec", &bundle.id, "true"]).contains("is stopped"));
 }
+
+#[test]
+fn a_process_that_the_container_stops_on_its_way_in_is_not_waited_for() {
+    // In the container's pid namespace the new process is seen from its first moment.
+    let script =
+        "while :; do for p in /proc/[0-9]*; do p=${p#/proc/}; [ $p -gt 1 ] && kill -STOP $p 2>/dev/null; done; done";
+    let bundle = TestBundle::new(script);
+    bundle.create();
+    bundle.ok(&["start", &bundle.id]);
+    // Stopped too late it runs, and is stopped then; what counts is that somebody who waits for its start goes on.
+    let mut exec = bundle.runtime(&["exec", "--detach", &bundle.id, "true"]);
+    let mut exec = exec.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while exec.try_wait().unwrap().is_none() {
+        assert!(std::time::Instant::now() < deadline, "it is waited for");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
