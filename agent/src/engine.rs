@@ -20,6 +20,7 @@ use crate::capacity::{Demand, Ledger};
 use crate::config::Config;
 use crate::identity::{Names, TaskId};
 use crate::sandbox::host::Host;
+use crate::sandbox::host::executable::Executable;
 use crate::store::{DefinitionRecord, Store, StoreError};
 use crate::task::TaskRecord;
 use crate::task::driver::{Command, Driver};
@@ -129,6 +130,7 @@ const RESTARTS: &str = "neargate.restarts.";
 pub(crate) struct Shared {
     pub(crate) config: Arc<Config>,
     pub(crate) instance: String,
+    pub(crate) runtime: Executable,
     pub(crate) names: Names,
     pub(crate) store: Store,
     pub(crate) images: rootfs::Images,
@@ -224,7 +226,7 @@ impl Shared {
         }
         self.tasks().insert(id.clone(), Handle { view, commands });
         let places = Places::of(&self.config.root, &id);
-        let sandbox = Host::new(self.config.runtime.clone(), places.run, self.task_cgroup(&id));
+        let sandbox = Host::new(self.runtime.clone(), places.run, self.task_cgroup(&id));
         let shared = self.clone();
         let driver = Driver { id, shared, sandbox, record, publish, commands: received, admission };
         tokio::spawn(driver.run());

@@ -60,7 +60,7 @@ pub enum SandboxError {
 /// What namespaces a task needs before its containers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shared {
-    /// First host id of the task's user namespace; none is made when absent.
+    /// First host id of the task's user namespaces; there are none when absent.
     pub user_base: Option<u32>,
     /// Whether the containers share a network namespace of their own.
     pub network: bool,
@@ -71,11 +71,17 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// Their names, as they are pinned.
-    fn names(self) -> Vec<&'static str> {
-        let wanted =
-            [("user", self.user_base.is_some()), ("net", self.network), ("ipc", self.ipc.is_some()), ("pid", self.pid)];
-        wanted.into_iter().filter(|(_, wanted)| *wanted).map(|(name, _)| name).collect()
+    /// Their names, as they are pinned. A user namespace is shared where it has to own another that is: else each
+    /// container makes its own of the same ids, which takes neither a helper nor a pin.
+    pub fn names(self) -> Vec<&'static str> {
+        let mut names = Vec::new();
+        names.extend(self.network.then_some("net"));
+        names.extend(self.ipc.map(|_| "ipc"));
+        names.extend(self.pid.then_some("pid"));
+        if !names.is_empty() && self.user_base.is_some() {
+            names.push("user");
+        }
+        names
     }
 }
 

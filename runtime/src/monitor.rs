@@ -221,7 +221,7 @@ impl Place<'_> {
         };
         let mut created = create(CreateRequest {
             id: &self.args.id,
-            bundle: &self.bundle,
+            bundle: &bundle,
             state_root: &self.state_root,
             stdio,
             preserve_fds: 0,

@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, FcntlArg, OFlag, SealFlag, fcntl, open};
@@ -43,7 +44,7 @@ pub fn protect() -> Result<(), ProtectError> {
         let _ = prctl::set_name(c"neargate-runtim");
         return Ok(());
     }
-    let protected = match read_only_mount() {
+    let protected = match read_only_mount(Path::new(OWN)) {
         Ok(mount) => mount,
         Err(Errno::EPERM | Errno::ENOSYS | Errno::EINVAL) => sealed_copy(own).map_err(ProtectError::Copy)?,
         Err(errno) => return Err(ProtectError::Execute(errno)),
@@ -63,8 +64,9 @@ fn is_protected(own: &OwnedFd) -> Result<bool, Errno> {
     }
 }
 
-fn read_only_mount() -> Result<OwnedFd, Errno> {
-    let mount = clone_tree(AT_FDCWD, OWN, false)?;
+/// A detached read-only mount of one file. Whoever executes that spares the program to execute itself once more.
+pub fn read_only_mount(file: &Path) -> Result<OwnedFd, Errno> {
+    let mount = clone_tree(AT_FDCWD, file, false)?;
     set_attributes(&mount, false, Attributes { set: ATTR_RDONLY, ..Attributes::default() })?;
     Ok(mount)
 }
@@ -94,7 +96,7 @@ mod tests {
     fn both_ways_count_as_protected() {
         let own = || open(OWN, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).unwrap();
         assert!(!is_protected(&own()).unwrap());
-        assert!(is_protected(&read_only_mount().unwrap()).unwrap());
+        assert!(is_protected(&read_only_mount(Path::new(OWN)).unwrap()).unwrap());
         assert!(is_protected(&sealed_copy(own()).unwrap()).unwrap());
     }
 }

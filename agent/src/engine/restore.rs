@@ -22,6 +22,7 @@ use crate::capacity::{Demand, Ledger};
 use crate::config::Config;
 use crate::identity::{Names, TaskId, instance_id};
 use crate::sandbox::Sandbox as _;
+use crate::sandbox::host::executable::Executable;
 use crate::sandbox::host::{Host, remove_tree};
 use crate::store::Store;
 use crate::task::provision::Places;
@@ -56,6 +57,7 @@ pub(super) fn open(config: Arc<Config>) -> Result<Shared, OpenError> {
         .collect();
     Ok(Shared {
         ledger: Mutex::new(Ledger::new(host::total(&config))),
+        runtime: Executable::new(config.runtime.clone()),
         config,
         instance,
         names,
@@ -211,7 +213,7 @@ impl Engine {
         left.retain(|id| !live.contains(id.as_str()));
         for id in left {
             let places = Places::of(&shared.config.root, &id);
-            let sandbox = Host::new(shared.config.runtime.clone(), places.run, shared.task_cgroup(&id));
+            let sandbox = Host::new(shared.runtime.clone(), places.run, shared.task_cgroup(&id));
             if let Err(error) = sandbox.destroy().await {
                 tracing::error!(task = %id, error = chain(&error), "what an earlier agent left could not be removed");
             }

@@ -22,12 +22,15 @@ use runtime::namespaces::pin;
 use runtime::process::ProcessRef;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::process::Command;
 use tokio::sync::Mutex;
+
+use executable::{Executable, Prepared};
 
 use super::connection::{self, ConnectionError, Output, Outputs};
 use super::{Found, Sandbox, SandboxError, Shared, Start, Supervision};
 use crate::identity::{cgroup_name, runtime_id};
+
+pub mod executable;
 
 /// How often a restarted agent looks whether a monitor that holds its lock has written its record.
 const POLL: Duration = Duration::from_millis(5);
@@ -50,7 +53,7 @@ const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 /// A task's sandbox on this kernel.
 #[derive(Debug, Clone)]
 pub struct Host {
-    runtime: PathBuf,
+    runtime: Executable,
     /// Holds `task.ns/` and one bundle per container.
     directory: PathBuf,
     cgroup: String,
@@ -60,7 +63,7 @@ pub struct Host {
 
 impl Host {
     /// The sandbox of the task whose runtime directory and cgroup these are. Makes nothing.
-    pub fn new(runtime: PathBuf, directory: PathBuf, cgroup: String) -> Host {
+    pub fn new(runtime: Executable, directory: PathBuf, cgroup: String) -> Host {
         Host { runtime, directory, cgroup, making: Arc::default() }
     }
 
@@ -123,8 +126,10 @@ impl Host {
     }
 
     async fn run(&self, command: &'static str, arguments: &[&str], lock: &File) -> Result<(), SandboxError> {
-        let execute = |source| SandboxError::Execute { path: self.runtime.clone(), source };
-        let output = Command::new(&self.runtime)
+        let execute = |source| SandboxError::Execute { path: self.runtime.path().to_owned(), source };
+        let mut prepared = self.runtime.command().map_err(execute)?;
+        let output = prepared
+            .command
             .args(command.split(' '))
             .args(arguments)
             .stdin(lock.try_clone().map_err(execute)?)
@@ -139,11 +144,13 @@ impl Host {
         Err(SandboxError::Runtime { command, message })
     }
 
-    fn monitor(&self, bundle: &Path, how: &Supervision, lock: File) -> Result<Command, SandboxError> {
+    fn monitor(&self, bundle: &Path, how: &Supervision, lock: File) -> Result<Prepared, SandboxError> {
         let words = bundle.join(MONITOR_LOG);
         let stderr = File::create(&words).map_err(file(&words))?;
-        let mut command = Command::new(&self.runtime);
-        command
+        let execute = |source| SandboxError::Execute { path: self.runtime.path().to_owned(), source };
+        let mut prepared = self.runtime.command().map_err(execute)?;
+        prepared
+            .command
             .arg("monitor")
             .arg("--bundle")
             .arg(bundle)
@@ -159,7 +166,7 @@ impl Host {
             .stdout(Stdio::piped())
             .stderr(stderr)
             .kill_on_drop(false);
-        Ok(command)
+        Ok(prepared)
     }
 
     /// An earlier agent's monitor was quicker: it is the one.
@@ -200,7 +207,7 @@ impl Sandbox for Host {
     }
 
     async fn start(&self, bundle: &Path, how: &Supervision) -> Result<Start, SandboxError> {
-        let execute = |source| SandboxError::Execute { path: self.runtime.clone(), source };
+        let execute = |source| SandboxError::Execute { path: self.runtime.path().to_owned(), source };
         let path = bundle.join(START_LOCK);
         let lock = open_lock(&path)?;
         match lock.try_lock() {
@@ -209,7 +216,7 @@ impl Sandbox for Host {
             Err(TryLockError::Error(source)) => return Err(file(&path)(source)),
         }
         let mut told = lock.try_clone().map_err(file(&path))?;
-        let mut monitor = self.monitor(bundle, how, lock)?.spawn().map_err(execute)?;
+        let mut monitor = self.monitor(bundle, how, lock)?.command.spawn().map_err(execute)?;
         if let Some(started) = monitor.id().and_then(|pid| ProcessRef::of(pid.cast_signed()).ok()) {
             let text = serde_json::to_vec(&started).unwrap_or_default();
             told.set_len(0).and_then(|()| io::Write::write_all(&mut told, &text)).map_err(file(&path))?;

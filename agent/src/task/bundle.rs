@@ -14,6 +14,8 @@ use runtime::capabilities;
 use runtime::mounts::protect;
 use serde_json::{Value, json};
 
+use super::provision::{self, USER_IDS};
+
 mod devices;
 
 /// docker's PATH for images without one.
@@ -67,8 +69,8 @@ pub struct Surroundings<'a> {
     pub cgroup: String,
     /// Where the task's namespaces are pinned.
     pub namespaces: PathBuf,
-    /// Whether the task has a user namespace.
-    pub user_namespace: bool,
+    /// First host id of the task's user namespaces, where it has them.
+    pub user_base: Option<u32>,
     /// The host's directory of each volume.
     pub volumes: &'a BTreeMap<String, PathBuf>,
     /// Holds hosts, hostname and resolv.conf.
@@ -92,6 +94,12 @@ pub fn config(
         "resources": resources(container, around)?,
         "sysctl": container.system_controls,
     });
+    if let Some(base) = around.user_base {
+        // Unused where the namespace is joined; it has the same ones then.
+        let ids = json!([{ "containerID": 0, "hostID": base, "size": USER_IDS }]);
+        linux["uidMappings"] = ids.clone();
+        linux["gidMappings"] = ids;
+    }
     let mut nodes = devices::configured(&container.devices)?;
     if container.privileged {
         nodes.extend(devices::of_host(Path::new("/dev")).map_err(BundleError::Devices)?);
@@ -228,8 +236,10 @@ fn namespaces(task: &TaskSpec, around: &Surroundings<'_>) -> Vec<Value> {
         IpcMode::Task => namespaces.push(json!({ "type": "ipc", "path": around.namespaces.join("ipc") })),
         IpcMode::Host => {}
     }
-    if around.user_namespace {
-        namespaces.push(json!({ "type": "user", "path": around.namespaces.join("user") }));
+    if around.user_base.is_some() {
+        let shared = provision::shared(task, around.user_base).names().contains(&"user");
+        let path = shared.then(|| around.namespaces.join("user"));
+        namespaces.push(json!({ "type": "user", "path": path }));
     }
     match task.network_mode {
         NetworkMode::Host => {}
@@ -259,7 +269,7 @@ fn resources(container: &ContainerSpec, around: &Surroundings<'_>) -> Result<Val
     resources["memory"] = Value::Object(memory);
     // Inside a user namespace no device can be made, but an image or a volume may hold nodes that others have made. On
     // v2, where rules are not supported yet, no mount of such a task lets devices be opened.
-    if !around.user_namespace || !runtime::cgroup::is_v2() {
+    if around.user_base.is_none() || !runtime::cgroup::is_v2() {
         resources["devices"] =
             if container.privileged { devices::all_rules() } else { devices::rules(&container.devices)? };
     }
@@ -301,7 +311,7 @@ fn mounts(task: &TaskSpec, container: &ContainerSpec, around: &Surroundings<'_>)
         if !container.privileged {
             options.push("rnodev");
         }
-        if around.user_namespace {
+        if around.user_base.is_some() {
             options.push("idmap");
         }
         mount(destination, "bind", &source.to_string_lossy(), &options)
@@ -366,7 +376,7 @@ mod tests {
             hostname: "h",
             cgroup: "/g".to_owned(),
             namespaces: "/ns".into(),
-            user_namespace: true,
+            user_base: Some(1 << 29),
             volumes: &volumes,
             etc: "/etc-of".into(),
             open_files: 1024,

@@ -225,10 +225,7 @@ pub async fn provision<S: Sandbox>(parts: Parts<'_, S>) -> Result<Vec<Image>, Pr
     trace::step(parts.id, None, "provision");
     directories(parts.spec, parts.places)?;
     let sandbox = async {
-        let network = matches!(parts.spec.network_mode, NetworkMode::Bridge | NetworkMode::Awsvpc);
-        let ipc = (parts.spec.ipc_mode == IpcMode::Task).then(|| shared_memory_bytes(parts.spec));
-        let pid = parts.spec.pid_mode == PidMode::Task;
-        let shared = Shared { user_base: parts.user_base, network, ipc, pid };
+        let shared = shared(parts.spec, parts.user_base);
         let limits = limits(parts.spec, parts.pids_limit).map_err(ProvisionError::Limits)?;
         parts.sandbox.prepare(shared, &limits).await.map_err(ProvisionError::from)
     };
@@ -236,6 +233,16 @@ pub async fn provision<S: Sandbox>(parts: Parts<'_, S>) -> Result<Vec<Image>, Pr
         try_join_all(parts.spec.containers.iter().enumerate().map(|(index, container)| pull(&parts, index, container)));
     let (images, ()) = tokio::try_join!(pulls, sandbox)?;
     Ok(images)
+}
+
+/// What the task's containers share.
+pub fn shared(task: &TaskSpec, user_base: Option<u32>) -> Shared {
+    Shared {
+        user_base,
+        network: matches!(task.network_mode, NetworkMode::Bridge | NetworkMode::Awsvpc),
+        ipc: (task.ipc_mode == IpcMode::Task).then(|| shared_memory_bytes(task)),
+        pid: task.pid_mode == PidMode::Task,
+    }
 }
 
 /// The one /dev/shm of a task whose containers share it: as large as the largest that one of them asks for.

@@ -64,12 +64,12 @@ fn begin(root: &Path, args: &Create, detached: bool) -> Result<Created, Box<dyn 
     if args.no_pivot {
         return Err(report::Refused("--no-pivot").into());
     }
-    let config = Bundle::load(&args.bundle)?.config;
-    let terminal = config.process().as_ref().is_some_and(|process| process.terminal().unwrap_or(false));
+    let bundle = Bundle::load(&args.bundle)?;
+    let terminal = bundle.config.process().as_ref().is_some_and(|process| process.terminal().unwrap_or(false));
     let stdio = terminal_stdio(terminal, args.console_socket.as_deref(), detached)?;
     Ok(create_container(CreateRequest {
         id: &args.id,
-        bundle: &args.bundle,
+        bundle: &bundle,
         state_root: root,
         stdio,
         preserve_fds: args.preserve_fds,

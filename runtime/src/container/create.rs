@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
-use oci_spec::runtime::{LinuxResources, Process, Spec, State};
+use oci_spec::runtime::{Hook, LinuxResources, Process, Spec, State};
 
 use super::start::{self, StartError};
 use super::state::{Directory, Record, StateError, Status};
-use crate::bundle::{Bundle, BundleError};
+use crate::bundle::Bundle;
 use crate::cgroup::{Cgroup, CgroupError};
 use crate::devices;
 use crate::hooks::{self, HookError};
@@ -40,8 +40,8 @@ pub enum Supervision {
 pub struct CreateRequest<'a> {
     /// Id, unique below `state_root`.
     pub id: &'a str,
-    /// Bundle directory.
-    pub bundle: &'a Path,
+    /// The bundle, read and checked.
+    pub bundle: &'a Bundle,
     /// Where the state of containers is kept.
     pub state_root: &'a Path,
     /// Standard descriptors; `Terminal` goes with `process.terminal`.
@@ -58,8 +58,6 @@ pub struct CreateRequest<'a> {
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum CreateError {
-    #[error(transparent)]
-    Bundle(#[from] BundleError),
     #[error(transparent)]
     State(#[from] StateError),
     #[error("cannot prepare the container")]
@@ -79,7 +77,7 @@ pub enum CreateError {
 pub struct Created {
     id: String,
     directory: Directory,
-    config: Spec,
+    poststart: Vec<Hook>,
     init: ProcessRef,
     pidfd: OwnedFd,
     cgroup: Cgroup,
@@ -113,19 +111,19 @@ pub enum AbortError {
 
 /// Creates a container. The caller must be single-threaded.
 pub fn create(request: CreateRequest<'_>) -> Result<Created, CreateError> {
-    let bundle = Bundle::load(request.bundle)?;
+    let bundle = request.bundle;
     let cgroup_path = cgroup_path(&bundle.config, request.id);
     let mut record = Record::new(request.id, &bundle.directory, &cgroup_path, Status::Creating);
     record.annotations = bundle.config.annotations().clone();
     let (id, supervision, state_root) = (request.id, request.supervision, request.state_root);
-    let mut setup = plan(&bundle, request, record.to_oci()).map_err(CreateError::Prepare)?;
+    let mut setup = plan(bundle, request, record.to_oci()).map_err(CreateError::Prepare)?;
 
     let directory = Directory::make(state_root, id)?;
-    let made = make_group(&bundle, &cgroup_path).and_then(|cgroup| {
+    let made = make_group(bundle, &cgroup_path).and_then(|cgroup| {
         if supervision == Supervision::Detached {
             setup.release = Release::Listener(start::listen_in(&directory).map_err(CreateError::Prepare)?);
         }
-        let launched = launch(&bundle, &setup, &cgroup, &record).and_then(|launched| {
+        let launched = launch(bundle, &setup, &cgroup, &record).and_then(|launched| {
             record.status = Status::Created { init: launched.cloned.process };
             match directory.save(&record) {
                 Ok(()) => Ok(launched),
@@ -146,11 +144,11 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created, CreateError> {
     });
     match made {
         Ok((cgroup, Launched { cloned: Cloned { process, pidfd, channel }, console })) => {
-            let config = bundle.config;
+            let poststart = bundle.config.hooks().as_ref().and_then(|hooks| hooks.poststart().clone());
             Ok(Created {
                 id: id.to_owned(),
                 directory,
-                config,
+                poststart: poststart.unwrap_or_default(),
                 init: process,
                 pidfd,
                 cgroup,
@@ -324,7 +322,7 @@ impl Created {
             Supervision::Monitored => start::release(&self.channel, &self.directory, &self.id)?,
             Supervision::Detached => start::connect_and_release(&self.directory, &self.id)?,
         }
-        start::run_poststart(&self.config, &self.directory, &self.id)?;
+        start::run_poststart(&self.poststart, &self.directory, &self.id)?;
         Ok(Running { init: self.init, pidfd: self.pidfd, cgroup: self.cgroup })
     }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket};
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{Hook, Spec};
 
 use super::state::{Directory, StateError, Status, now};
 use crate::hooks::{self, HookError};
@@ -51,7 +51,8 @@ pub fn start(state_root: &Path, id: &str) -> Result<(), StartError> {
     connect_and_release(&directory, id)?;
     let config = Spec::load(record.bundle.join("config.json"))
         .map_err(|source| StartError::Config { id: id.to_owned(), source: Box::new(source) })?;
-    run_poststart(&config, &directory, id)
+    let poststart = config.hooks().as_ref().and_then(|hooks| hooks.poststart().as_deref()).unwrap_or_default();
+    run_poststart(poststart, &directory, id)
 }
 
 /// Releases an init that waits at its socket.
@@ -77,8 +78,7 @@ pub(super) fn release(channel: &Channel, directory: &Directory, id: &str) -> Res
     Ok(())
 }
 
-pub(super) fn run_poststart(config: &Spec, directory: &Directory, id: &str) -> Result<(), StartError> {
-    let poststart = config.hooks().as_ref().and_then(|hooks| hooks.poststart().as_deref()).unwrap_or_default();
+pub(super) fn run_poststart(poststart: &[Hook], directory: &Directory, id: &str) -> Result<(), StartError> {
     if poststart.is_empty() {
         return Ok(());
     }

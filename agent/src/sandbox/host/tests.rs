@@ -15,7 +15,7 @@ fn host(directory: &Path, script: &str) -> Host {
         .unwrap();
     fs::set_permissions(&runtime, fs::Permissions::from_mode(0o755)).unwrap();
     let cgroup = format!("/neargate-test-{}-{}", std::process::id(), name(directory));
-    Host::new(runtime, directory.join("task"), cgroup)
+    Host::new(Executable::new(runtime), directory.join("task"), cgroup)
 }
 
 async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
@@ -75,7 +75,7 @@ async fn a_monitor_is_found_before_it_holds_its_own_lock() {
     let lock = open_lock(&bundle.join(START_LOCK)).unwrap();
     lock.try_lock().unwrap();
     // As of an agent that is killed right after this line: nobody keeps the child.
-    drop(host.monitor(&bundle, &how, lock).unwrap().spawn().unwrap());
+    drop(host.monitor(&bundle, &how, lock).unwrap().command.spawn().unwrap());
 
     let (next, of) = (host.clone(), bundle.clone());
     let again = tokio::spawn(async move { next.start(&of, &how).await });

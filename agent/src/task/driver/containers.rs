@@ -274,14 +274,14 @@ impl<S: Sandbox + Clone> Driver<S> {
             hostname: &provision::hostname(spec.network_mode, places, container),
             cgroup: format!("{}/{}", self.shared.task_cgroup(&self.id), cgroup_name(&container.name)),
             namespaces: crate::sandbox::host::Host::namespaces(&places.run),
-            user_namespace: self.record.user_slot.is_some(),
+            user_base: self.record.user_slot.map(|slot| provision::user_base(&self.shared.instance, slot)),
             volumes: &volumes,
             etc: places.etc(&container.name),
             open_files: provision::open_files(),
         };
         let config = bundle::config(spec, container, &image.config, &around)?;
         let (upper, work) = places.layer(&container.name);
-        let id_map = around.user_namespace;
+        let id_map = around.user_base.is_some();
         let overlay = OverlayRecord { lower: self.shared.images.layers(image), upper, work, id_map };
         let rootfs = RootfsRecord::new(overlay, bundle::copy_up(spec, container));
         bundle::write(&places.bundle(&container.name), &config, &rootfs)
