@@ -6,7 +6,7 @@ export CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/neargate
 SECONDS ?= 600
 PREFIX ?= /usr/local
 
-# The runtime is linked statically and not relocated: exec is part of a container's start latency.
+# What is executed for each start is linked statically and not relocated: exec is part of the latency.
 STATIC_FLAGS := -C target-feature=+crt-static -C relocation-model=static
 STATIC_TARGET := x86_64-unknown-linux-gnu
 export LIBSECCOMP_LINK_TYPE ?= static
@@ -36,9 +36,9 @@ build: packages ## Build the three binaries below target/debug
 
 .PHONY: release
 release: packages ## Build optimised binaries below target/release
-	cargo build --locked --release -p agent -p cli --bins
-	RUSTFLAGS="$(STATIC_FLAGS)" cargo build --locked --release -p runtime --target $(STATIC_TARGET)
-	install -m 755 target/$(STATIC_TARGET)/release/neargate-runtime target/release/neargate-runtime
+	cargo build --locked --release -p agent --bins
+	RUSTFLAGS="$(STATIC_FLAGS)" cargo build --locked --release -p runtime -p cli --bins --target $(STATIC_TARGET)
+	install -m 755 -t target/release target/$(STATIC_TARGET)/release/neargate{,-runtime}
 
 .PHONY: install
 install: release ## Install the binaries below PREFIX (/usr/local)

@@ -45,7 +45,7 @@ def measure(report, directory, rounds):
         host = stack.enter_context(peers.neargate(directory / "neargate", address))
         docker = stack.enter_context(peers.docker(directory / "docker"))
         ctr = stack.enter_context(peers.containerd(directory / "containerd"))
-        podman, policy = peers.podman(directory / "podman")
+        podman, policy = stack.enter_context(peers.podman(directory / "podman"))
         file = directory / "clock.json"
         file.write_text(json.dumps(definition(reference)))
         run(host.command("pull", reference))
@@ -58,7 +58,7 @@ def measure(report, directory, rounds):
         contenders = {
             "neargate run": lambda n: timed(host.command("run", file, "--follow")),
             "docker run": lambda n: timed([*docker, "run", "--rm", "--log-driver", "json-file", *limits, reference]),
-            "podman run": lambda n: timed([*podman, "run", "--rm", "--log-driver", "k8s-file", "--ulimit", "host", *limits, reference]),
+            "podman run": lambda n: timed([*podman, "run", "--rm", "--log-driver", "k8s-file", *peers.PODMAN_LIMITS, *limits, reference]),
             "ctr run": lambda n: timed([*ctr, "run", "--rm", "--memory-limit", MEMORY_MIB << 20, "--cpu-period", 100_000, "--cpu-quota",
                                         100_000 * CPUS, reference, f"clock-{n}"]),
             "bare crun": lambda n: timed(["crun", "run", "--bundle", bundle, f"bench-{os.getpid()}-{n}"]),

@@ -26,7 +26,7 @@ def measure(report, directory, idle_seconds):
         address = stack.enter_context(peers.registry(directory / "registry", directory / "storage"))
         reference = images.push(layout, "clock", address)
         host = stack.enter_context(peers.neargate(directory / "neargate", address))
-        podman, policy = peers.podman(directory / "podman")
+        podman, policy = stack.enter_context(peers.podman(directory / "podman"))
         run(host.command("pull", reference))
         run([*podman, "pull", "--tls-verify=false", "--signature-policy", policy, reference])
         file = directory / "idle.json"
@@ -37,7 +37,7 @@ def measure(report, directory, idle_seconds):
             for count in (1, TASKS):
                 while len(started) < count:
                     run(host.command("run", file))
-                    started.append(run([*podman, "run", "--detach", "--network", "none", "--ulimit", "host", "--memory", "16m", reference, "-"]).strip())
+                    started.append(run([*podman, "run", "--detach", "--network", "none", *peers.PODMAN_LIMITS, "--memory", "16m", reference, "-"]).strip())
                 peers.await_that(lambda: len(host.monitors()) == count, f"{count} monitors")
                 time.sleep(SETTLE_SECONDS)
                 inspected = json.loads(run([*podman, "container", "inspect", *started]))

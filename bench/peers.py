@@ -15,6 +15,8 @@ from timing import CommandFailed, run
 
 RELEASE = pathlib.Path(__file__).resolve().parents[1] / "target/release"
 PATIENCE_SECONDS = 60
+# podman's own defaults are more than a confined host may raise.
+PODMAN_LIMITS = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"]
 # crun refuses a hybrid cgroup mount; whoever uses it runs in a private mount namespace that lacks the cgroup2 one.
 WITHOUT_UNIFIED = ["unshare", "-m", "--propagation", "private", "sh", "-c", 'umount /sys/fs/cgroup/unified 2>/dev/null; exec "$@"', "_"]
 
@@ -130,15 +132,20 @@ def containerd(directory):
         yield client
 
 
+@contextlib.contextmanager
 def podman(directory):
-    """podman's command, with a store of its own, and the signature policy that its pulls need."""
+    """Yields podman's command, with a store of its own, and the signature policy that its pulls need."""
     directory.mkdir(parents=True)
     policy = directory / "policy.json"
     policy.write_text('{"default": [{"type": "insecureAcceptAnything"}]}\n')
     os.environ["CONTAINERS_STORAGE_CONF"] = str(directory / "storage.conf")
     (directory / "storage.conf").write_text(f'[storage]\ndriver = "overlay"\nrunroot = "{directory}/run"\ngraphroot = "{directory}/data"\n')
-    return ["podman", "--cgroup-manager", "cgroupfs", "--events-backend", "none", "--runtime", shutil.which("crun"),
-            "--tmpdir", str(directory / "tmp")], policy
+    try:
+        yield ["podman", "--cgroup-manager", "cgroupfs", "--events-backend", "none", "--runtime", shutil.which("crun"),
+               "--tmpdir", str(directory / "tmp")], policy
+    finally:
+        # It mounts its store on itself and leaves that.
+        subprocess.run(["umount", "--lazy", directory / "data/overlay"], capture_output=True)
 
 
 def pss_kib(pid):

@@ -16,7 +16,7 @@ def measure(report, directory, cache, rounds, mebibytes):
         reference = images.push(layout, "large", address)
         host = stack.enter_context(peers.neargate(directory / "neargate", address))
         docker = stack.enter_context(peers.docker(directory / "docker"))
-        podman, policy = peers.podman(directory / "podman")
+        podman, policy = stack.enter_context(peers.podman(directory / "podman"))
         remove = {"neargate pull": host.command("rmi", reference), "docker pull": [*docker, "image", "rm", "--force", reference],
                   "podman pull": [*podman, "rmi", "--force", reference]}
         pulls = {"neargate pull": host.command("pull", reference), "docker pull": [*docker, "pull", reference],

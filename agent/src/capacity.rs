@@ -109,6 +109,15 @@ impl Ledger {
         self.waiting.push_back(Waiting { task, demand, passed: 0 });
     }
 
+    /// Gives a new task what it demands where that is free and nobody waits for it; false where the task has to wait.
+    pub fn enter(&mut self, task: &TaskId, demand: &Demand) -> bool {
+        let enters = self.waiting.is_empty() && self.fits_now(demand);
+        if enters {
+            self.held.insert(task.clone(), demand.clone());
+        }
+        enters
+    }
+
     /// Gives a task what it held before the agent's restart, whatever is left.
     pub fn hold(&mut self, task: TaskId, demand: Demand) {
         self.held.insert(task, demand);
@@ -239,6 +248,19 @@ mod tests {
         assert_eq!(ledger.admit(), [], "the large one has been passed often enough");
         ledger.release(&first);
         assert_eq!(ledger.admit(), [large, late]);
+    }
+
+    #[test]
+    fn who_enters_at_once_passes_nobody() {
+        let mut ledger = ledger();
+        let (first, large, late) = (TaskId::random(), TaskId::random(), TaskId::random());
+        assert!(ledger.enter(&first, &demand(0, 600, &[])));
+        assert!(!ledger.enter(&large, &demand(0, 900, &[])));
+        ledger.wait(large.clone(), demand(0, 900, &[]));
+        assert!(!ledger.enter(&late, &demand(0, 10, &[])), "the queue decides who passes");
+        ledger.release(&first);
+        assert_eq!(ledger.admit(), std::slice::from_ref(&large));
+        assert!(ledger.enter(&late, &demand(0, 10, &[])));
     }
 
     #[test]

@@ -228,7 +228,7 @@ impl Shared {
         let places = Places::of(&self.config.root, &id);
         let sandbox = Host::new(self.runtime.clone(), places.run, self.task_cgroup(&id));
         let shared = self.clone();
-        let driver = Driver { id, shared, sandbox, record, publish, commands: received, admission };
+        let driver = Driver { id, shared, sandbox, record, publish, commands: received, admission, unsaved: false };
         tokio::spawn(driver.run());
     }
 

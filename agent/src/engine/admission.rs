@@ -3,15 +3,16 @@
 use definition::task::{CpuArchitecture, TaskSpec};
 use definition::{FARGATE_REFUSED, check_run_task, with_overrides};
 use prost::Message as _;
-use proto::v1::{Container, Failure, RunTaskRequest, RunTaskResponse, Tag, Task, TaskDefinition};
+use proto::v1::{Attribute, Container, Failure, RunTaskRequest, RunTaskResponse, Tag, Task, TaskDefinition};
 use sha2::{Digest as _, Sha256};
 
 use super::definitions::blocking;
-use super::{Engine, EngineError};
+use super::{Engine, EngineError, Shared};
 use crate::capacity::Demand;
 use crate::identity::{TaskId, runtime_id};
 use crate::store::{DefinitionRecord, TokenRecord};
 use crate::task::lifecycle::Status;
+use crate::task::provision;
 use crate::task::{Stage, TaskRecord};
 use crate::trace::now;
 
@@ -39,7 +40,7 @@ impl Engine {
         if let Some(failure) = self.cannot_be_placed(&spec) {
             return Ok(RunTaskResponse { tasks: Vec::new(), failures: vec![failure; count] });
         }
-        let records: Vec<(TaskId, TaskRecord)> =
+        let mut records: Vec<(TaskId, TaskRecord)> =
             (0..count).map(|_| self.record(&request, &definition, &spec, &tags)).collect();
         let tokens = token.map(|token| {
             let tasks = records.iter().map(|(id, _)| id.to_string()).collect();
@@ -50,10 +51,17 @@ impl Engine {
         blocking(move || {
             let _deciding = deciding;
             let token = tokens.as_ref().map(|(token, record)| (token.as_str(), record.clone()));
-            shared.store.add_tasks(shared.names.cluster(), &records, token)?;
+            for (id, record) in &mut records {
+                shared.enter(id, record, &spec, &demand);
+            }
+            if let Err(error) = shared.store.add_tasks(shared.names.cluster(), &records, token) {
+                records.iter_mut().for_each(|(id, record)| shared.leave(id, record));
+                return Err(error.into());
+            }
             let tasks = records.iter().map(|(_, record)| record.task.clone()).collect();
             for (id, record) in records {
-                shared.drive(id, record, Some(demand.clone()));
+                let demand = (!record.admitted).then(|| demand.clone());
+                shared.drive(id, record, demand);
             }
             shared.admit();
             shared.changed();
@@ -167,6 +175,46 @@ impl Engine {
         };
         let stages = vec![Stage::Waiting as i32; spec.containers.len()];
         (id, TaskRecord { task, definition: definition.clone(), stages, ..TaskRecord::default() })
+    }
+}
+
+impl Shared {
+    /// Lets a new task in at once where there is room: what is stored first then says so, and its driver begins with the
+    /// work. Otherwise the driver waits.
+    fn enter(&self, id: &TaskId, record: &mut TaskRecord, spec: &TaskSpec, demand: &Demand) {
+        if !self.ledger().enter(id, demand) {
+            return;
+        }
+        if !self.give_user_namespace(record, spec) {
+            // The driver tells why, once it gets as far.
+            return self.ledger().release(id);
+        }
+        record.admitted = true;
+        record.task.last_status = Some(Status::Pending.as_str().to_owned());
+        record.task.pull_started_at = Some(now());
+    }
+
+    /// Undoes [`Shared::enter`].
+    fn leave(&self, id: &TaskId, record: &mut TaskRecord) {
+        if let Some(slot) = record.user_slot.take() {
+            self.user_slots().give_back(slot);
+        }
+        self.release(id);
+    }
+
+    /// A range of ids of its own, or the reason why not in the task's attributes. False when none is free: a task never
+    /// goes without for want of one.
+    pub(crate) fn give_user_namespace(&self, record: &mut TaskRecord, spec: &TaskSpec) -> bool {
+        if let Some(reason) = provision::user_namespace_off(&self.config.root, spec) {
+            record.task.attributes.push(Attribute {
+                name: Some("neargate.user-namespace".to_owned()),
+                value: Some(format!("off:{reason}")),
+                ..Attribute::default()
+            });
+            return true;
+        }
+        record.user_slot = self.user_slots().take();
+        record.user_slot.is_some()
     }
 }
 

@@ -47,6 +47,8 @@ pub(crate) struct Driver<S> {
     pub(crate) publish: watch::Sender<Arc<TaskRecord>>,
     pub(crate) commands: mpsc::Receiver<Command>,
     pub(crate) admission: oneshot::Receiver<()>,
+    /// The record has changed since it was saved.
+    pub(crate) unsaved: bool,
 }
 
 /// Why a task goes no further than it is: it is to stop, or the agent ends.
@@ -85,7 +87,8 @@ impl<S: Sandbox + Clone> Driver<S> {
         let live = known.iter().any(Known::is_live);
         if live || !self.is_stopping() {
             if !self.is_stopping() {
-                self.transit(Event::Provisioned).await;
+                // Saved with the containers that start first.
+                self.unsaved |= self.change(Event::Provisioned);
             }
             if let Err(Halt::AgentEnds) = self.containers(&spec, &places, &images, Recalled { known, ended }).await {
                 return;
@@ -104,7 +107,7 @@ impl<S: Sandbox + Clone> Driver<S> {
                         return Err(Halt::AgentEnds);
                     }
                     self.record.admitted = true;
-                    if !self.give_user_namespace(spec) {
+                    if !self.shared.give_user_namespace(&mut self.record, spec) {
                         self.fail("ResourceInitializationError: every range of user ids is taken", None).await;
                         return Err(Halt::Stop);
                     }
@@ -156,22 +159,6 @@ impl<S: Sandbox + Clone> Driver<S> {
         // Whoever asked may have gone.
         let _best_effort = done.send(());
         Err(Halt::Stop)
-    }
-
-    /// A range of ids of its own, or the reason why not in the task's attributes. False when none is free: a task never
-    /// goes without for want of one.
-    fn give_user_namespace(&mut self, spec: &TaskSpec) -> bool {
-        let off = provision::user_namespace_off(&self.shared.config.root, spec);
-        if let Some(reason) = off {
-            self.record.task.attributes.push(proto::v1::Attribute {
-                name: Some("neargate.user-namespace".to_owned()),
-                value: Some(format!("off:{reason}")),
-                ..Default::default()
-            });
-            return true;
-        }
-        self.record.user_slot = self.shared.user_slots().take();
-        self.record.user_slot.is_some()
     }
 
     /// Takes everything back. A step that fails is told and leaves the others to be done; a sandbox that could not be
@@ -264,6 +251,7 @@ impl<S: Sandbox + Clone> Driver<S> {
 
     /// Makes the record durable, then visible.
     async fn save(&mut self) {
+        self.unsaved = false;
         self.record.task.version = Some(self.record.task.version().saturating_add(1));
         let (shared, id, record) = (self.shared.clone(), self.id.clone(), self.record.clone());
         let saved =

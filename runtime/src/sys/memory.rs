@@ -4,30 +4,41 @@
 use std::ffi::c_void;
 
 /// Gives freed heap back, and forgets the pages of the program's file that happen to be mapped: those used again come
-/// back from the page cache.
+/// back from the page cache. Costs a millisecond or so; nothing may be in a hurry.
 pub fn give_back() {
     // SAFETY: malloc_trim touches only memory that the allocator holds free.
     unsafe { libc::malloc_trim(0) };
-    for (start, end) in file_mappings(&std::fs::read_to_string("/proc/self/maps").unwrap_or_default()) {
-        // SAFETY: the range is a mapping of a file without write permission, so that no page in it can differ from the
-        // file; one that is read after MADV_DONTNEED is read from there. A failure leaves things as they were.
+    for (start, end) in unchanged_file_mappings(&std::fs::read_to_string("/proc/self/smaps").unwrap_or_default()) {
+        // SAFETY: the range is a mapping of a file that cannot be written and of which no page was changed before it was
+        // protected (as by relocation), so that what is read after MADV_DONTNEED is what was there: the file's content.
+        // There is no other thread that could change its protection meanwhile. A failure leaves things as they were.
         unsafe { libc::madvise(start as *mut c_void, end - start, libc::MADV_DONTNEED) };
     }
 }
 
-/// Ranges of proc_pid_maps(5) that map a file and cannot be written.
-fn file_mappings(maps: &str) -> Vec<(usize, usize)> {
-    let mapping = |line: &str| {
-        let mut fields = line.split_ascii_whitespace();
-        let (start, end) = fields.next()?.split_once('-')?;
-        let permissions = fields.next()?;
-        let inode = fields.nth(2)?;
-        // A page written before it was protected, as by relocation, is the mapping's own: those are never executable.
-        let is_file = permissions.starts_with("r-x") && inode != "0";
-        let address = |text| usize::from_str_radix(text, 16).ok();
-        Some((address(start)?, address(end)?)).filter(|_| is_file)
-    };
-    maps.lines().filter_map(mapping).collect()
+/// Ranges of proc_pid_smaps(5) that map a file, cannot be written, and hold no page of their own.
+fn unchanged_file_mappings(smaps: &str) -> Vec<(usize, usize)> {
+    let mut found = Vec::new();
+    let mut current = None;
+    for line in smaps.lines() {
+        let mut words = line.split_ascii_whitespace();
+        let (Some(first), second) = (words.next(), words.next()) else { continue };
+        match first.strip_suffix(':') {
+            // Both are kB of pages that are no longer the file's, here or swapped out; the second comes last.
+            Some("Anonymous" | "Swap") if second != Some("0") => current = None,
+            Some("Swap") => found.extend(current.take()),
+            Some(_) => {}
+            None => current = file_mapping(first, second.unwrap_or_default(), words.nth(2).unwrap_or("0")),
+        }
+    }
+    found
+}
+
+fn file_mapping(range: &str, permissions: &str, inode: &str) -> Option<(usize, usize)> {
+    let (start, end) = range.split_once('-')?;
+    let address = |text| usize::from_str_radix(text, 16).ok();
+    let found = (address(start)?, address(end)?);
+    (permissions.starts_with("r-") && inode != "0").then_some(found)
 }
 
 #[cfg(test)]
@@ -35,11 +46,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_code_of_files_is_forgotten() {
-        let maps = "00200000-00337000 r--p 00000000 00:0f 15 /x\n00337000-006cb000 r-xp 00137000 00:0f 15 /x\n\
-                    006cb000-006d1000 rw-p 004cb000 00:0f 15 /x\n7ffe000-7fff000 r-xp 00000000 00:00 0 [vdso]\n";
-        assert_eq!(file_mappings(maps), [(0x0033_7000, 0x006c_b000)]);
+    fn only_what_is_still_the_files_is_forgotten() {
+        let mapping = |range: &str, permissions: &str, inode: u32, anonymous: u32, swap: u32| {
+            format!(
+                "{range} {permissions} 00137000 00:0f {inode}   /x\nSize: 4 kB\nRss: 4 kB\nAnonymous: {anonymous} kB\n\
+                 Swap:  {swap} kB\nSwapPss: 0 kB\nVmFlags: rd ex mr mw me\n"
+            )
+        };
+        let smaps = [
+            mapping("00200000-00337000", "r--p", 15, 0, 0),
+            mapping("00337000-006cb000", "r-xp", 15, 0, 0),
+            mapping("006cb000-006d0000", "r--p", 15, 20, 0),
+            mapping("006d0000-006d1000", "r--p", 15, 0, 4),
+            mapping("006d1000-006d2000", "rw-p", 15, 0, 0),
+            mapping("7ffe000-7fff000", "r-xp", 0, 0, 0),
+        ];
+        assert_eq!(unchanged_file_mappings(&smaps.concat()), [(0x0020_0000, 0x0033_7000), (0x0033_7000, 0x006c_b000)]);
         give_back();
-        assert!(maps.len() > 3, "code and data are still there");
+        assert!(smaps.len() > 3, "code and data are still there");
     }
 }

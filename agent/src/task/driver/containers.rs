@@ -129,6 +129,9 @@ impl<S: Sandbox + Clone> Driver<S> {
                 self.transit(Event::Deregistered).await;
                 self.stop_ready(&mut run).await;
             }
+            if self.unsaved {
+                self.save().await;
+            }
             let live = run.known.iter().any(Known::is_live);
             if !live && (self.is_stopping() || !run.known.contains(&Known::Waiting)) {
                 return Ok(());
