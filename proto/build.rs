@@ -4,11 +4,12 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const FILES: [&str; 4] = [
+const FILES: [&str; 5] = [
     "neargate/v1/task_definition.proto",
     "neargate/v1/task.proto",
     "neargate/v1/image.proto",
     "neargate/v1/host.proto",
+    "neargate/v1/observation.proto",
 ];
 
 /// Names that ECS does not spell in plain lower camel case.

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `api/socket.rs` | making, protecting and removing the socket |
 //! | `api/peer.rs` | who may call |
-//! | `api/task.rs`, `api/image.rs`, `api/host.rs` | decode → engine → encode, one service each |
+//! | `api/task.rs`, `api/image.rs`, `api/host.rs`, `api/observation.rs` | decode → engine → encode, one service each |
 //! | `api/logs.rs`, `api/exec.rs` | the streams of GetLogs and ExecuteCommand |
 //! | `api/status.rs` | domain errors as gRPC statuses |
 
@@ -12,6 +12,7 @@ mod exec;
 mod host;
 mod image;
 mod logs;
+mod observation;
 mod peer;
 pub mod socket;
 mod status;
@@ -22,7 +23,7 @@ use std::{pin::Pin, time::Duration};
 use futures_util::{Stream, StreamExt as _, stream};
 use proto::v1::{
     host_service_server::HostServiceServer, image_service_server::ImageServiceServer,
-    task_service_server::TaskServiceServer,
+    observation_service_server::ObservationServiceServer, task_service_server::TaskServiceServer,
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, service::InterceptorLayer, transport::Server};
@@ -58,10 +59,13 @@ pub async fn serve(socket: Socket, engine: Engine, stop: CancellationToken) -> R
     let images = image::Images::new(engine.images().clone(), stop.clone());
     let tasks = TaskServiceServer::new(tasks).max_decoding_message_size(MAX_REQUEST_BYTES);
     let images = ImageServiceServer::new(images).max_decoding_message_size(MAX_REQUEST_BYTES);
+    let observations = observation::Observations::new(engine.clone());
+    let observations = ObservationServiceServer::new(observations).max_decoding_message_size(MAX_REQUEST_BYTES);
     let hosts = HostServiceServer::new(host::Hosts::new(engine)).max_decoding_message_size(MAX_REQUEST_BYTES);
     health.set_serving::<TaskServiceServer<task::Tasks>>().await;
     health.set_serving::<ImageServiceServer<image::Images>>().await;
     health.set_serving::<HostServiceServer<host::Hosts>>().await;
+    health.set_serving::<ObservationServiceServer<observation::Observations>>().await;
 
     let reflection = || {
         tonic_reflection::server::Builder::configure()
@@ -82,6 +86,7 @@ pub async fn serve(socket: Socket, engine: Engine, stop: CancellationToken) -> R
         .add_service(tasks)
         .add_service(images)
         .add_service(hosts)
+        .add_service(observations)
         .serve_with_incoming_shutdown(connections, stop.clone().cancelled_owned());
     tokio::select! {
         served = serving => served.map_err(ServeError::Transport),

@@ -1,8 +1,8 @@
 //! The engine: accepts tasks, finds them, stops them. Each task is driven by its own driver; the engine never waits
 //! for one while it holds a lock.
 //!
-//! `definitions` keeps revisions, `admission` is RunTask, `query` answers questions, `restore` is what a restarted
-//! agent does first, `retention` forgets what is old.
+//! `definitions` keeps revisions, `admission` is RunTask, `query` answers questions, `observation` tells how tasks are
+//! doing, `restore` is what a restarted agent does first, `retention` forgets what is old.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
@@ -25,10 +25,12 @@ use crate::store::{DefinitionRecord, Store, StoreError};
 use crate::task::TaskRecord;
 use crate::task::driver::{Command, Driver};
 use crate::task::provision::{Places, USER_SLOTS};
+use crate::timing::Timing;
 
 mod admission;
 mod definitions;
 mod host;
+mod observation;
 mod query;
 mod restore;
 mod retention;
@@ -78,6 +80,12 @@ pub enum EngineError {
     NotRunning {
         /// Its name.
         container: String,
+    },
+    /// The task's start was not measured by this agent.
+    #[error("Nothing is known of the start of task {task}: an earlier agent accepted it.")]
+    NotMeasured {
+        /// Its id.
+        task: String,
     },
     /// The store failed; nothing changed.
     #[error("the request could not be stored")]
@@ -154,6 +162,8 @@ pub(crate) struct Shared {
 struct Handle {
     view: watch::Receiver<Arc<TaskRecord>>,
     commands: mpsc::Sender<Command>,
+    /// Absent where an earlier agent has accepted it.
+    timing: Option<Arc<Timing>>,
 }
 
 /// Ranges of host ids in use.
@@ -217,18 +227,20 @@ impl Engine {
 
 impl Shared {
     /// Starts the driver of a task, which waits for what it demands, where it does not have that already.
-    fn drive(self: &Arc<Self>, id: TaskId, record: TaskRecord, demand: Option<Demand>) {
+    fn drive(self: &Arc<Self>, id: TaskId, record: TaskRecord, demand: Option<Demand>, timing: Option<Arc<Timing>>) {
         let (publish, view) = watch::channel(Arc::new(record.clone()));
         let (commands, received) = mpsc::channel(COMMANDS);
         let (admit, admission) = oneshot::channel();
         if let Some(demand) = demand {
             self.queue(id.clone(), demand, admit);
         }
-        self.tasks().insert(id.clone(), Handle { view, commands });
+        self.tasks().insert(id.clone(), Handle { view, commands, timing: timing.clone() });
         let places = Places::of(&self.config.root, &id);
         let sandbox = Host::new(self.runtime.clone(), places.run, self.task_cgroup(&id));
         let shared = self.clone();
-        let driver = Driver { id, shared, sandbox, record, publish, commands: received, admission, unsaved: false };
+        let timing = timing.unwrap_or_else(|| Arc::new(Timing::of_earlier(&id)));
+        let unsaved = false;
+        let driver = Driver { id, shared, sandbox, record, publish, commands: received, admission, unsaved, timing };
         tokio::spawn(driver.run());
     }
 
@@ -236,7 +248,9 @@ impl Shared {
     fn keep(&self, id: TaskId, record: TaskRecord) {
         let (_publish, view) = watch::channel(Arc::new(record));
         let (commands, _received) = mpsc::channel(1);
-        self.tasks().insert(id, Handle { view, commands });
+        let mut tasks = self.tasks();
+        let timing = tasks.get(&id).and_then(|known| known.timing.clone());
+        tasks.insert(id, Handle { view, commands, timing });
     }
 
     /// One step for [`Shared::admit`]: whoever is in the queue can be told.

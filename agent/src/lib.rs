@@ -12,6 +12,8 @@
 //! | `task` | one task: its record, its states, its driver, its bundles |
 //! | `sandbox` | the isolation around a task's containers |
 //! | `events` | telling watchers |
+//! | `timing` | what a task's start takes, phase by phase |
+//! | `diagnostics` | the agent's own log lines |
 //! | `trace` | the engine's steps, for tests |
 //! | `logs` | reading what containers wrote |
 #![forbid(unsafe_code)]
@@ -19,6 +21,7 @@
 pub mod api;
 pub mod capacity;
 pub mod config;
+pub mod diagnostics;
 pub mod engine;
 mod events;
 pub mod identity;
@@ -26,4 +29,5 @@ pub mod logs;
 pub mod sandbox;
 pub mod store;
 pub mod task;
+pub mod timing;
 pub mod trace;

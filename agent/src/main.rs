@@ -5,7 +5,7 @@
 use std::{
     env,
     fs::DirBuilder,
-    io::{self, IsTerminal as _, Write as _},
+    io::{self, Write as _},
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -17,13 +17,13 @@ use std::{
 use agent::{
     api::{self, socket},
     config::{Config, runtime_path},
+    diagnostics,
     engine::Engine,
 };
 use anyhow::Context as _;
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 /// Threads that serve; the agent waits far more than it computes, and each thread costs memory.
 const MOST_WORKERS: usize = 4;
@@ -60,11 +60,7 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    tracing_subscriber::fmt()
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .with_env_filter(EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy())
-        .init();
+    diagnostics::begin();
     let config = match configure(arguments) {
         Ok(config) => config,
         Err(error) => return fail(&error, USAGE),

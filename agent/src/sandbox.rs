@@ -2,8 +2,11 @@
 
 use std::future::Future;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use runtime::monitor::protocol::{ExitRecord, Failure};
+
+use crate::timing::Phase;
 
 pub mod connection;
 pub mod host;
@@ -85,6 +88,15 @@ impl Shared {
     }
 }
 
+/// What a sandbox needed for something, for [`crate::timing`]. No phase has a container: the caller knows it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Took {
+    /// In order.
+    pub phases: Vec<Phase>,
+    /// When the program was executed, since boot, where one was.
+    pub executed: Option<Duration>,
+}
+
 /// What a container's start came to.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Start {
@@ -92,6 +104,8 @@ pub enum Start {
     Running {
         /// Seconds since the epoch.
         started_at: f64,
+        /// What that took; empty where an earlier agent has started it.
+        took: Took,
     },
     /// It could not be created or started; an exit record says the same.
     Failed(Failure),
@@ -115,12 +129,12 @@ pub enum Found {
 
 /// The isolation around one task. Containers are named by their bundle directories.
 pub trait Sandbox: Send + Sync + 'static {
-    /// Makes the shared namespaces and the task's cgroup.
+    /// Makes the shared namespaces and the task's cgroup; answers what each took.
     fn prepare(
         &self,
         shared: Shared,
         limits: &oci_spec::runtime::LinuxResources,
-    ) -> impl Future<Output = Result<(), SandboxError>> + Send;
+    ) -> impl Future<Output = Result<Took, SandboxError>> + Send;
     /// Starts a container whose bundle is written.
     fn start(&self, bundle: &Path, how: &Supervision) -> impl Future<Output = Result<Start, SandboxError>> + Send;
     /// Ends a start that is still under way, with all that it has made; one that is not is success.

@@ -10,7 +10,7 @@ use std::{
 use hyper_util::rt::TokioIo;
 use proto::v1::{
     host_service_client::HostServiceClient, image_service_client::ImageServiceClient,
-    task_service_client::TaskServiceClient,
+    observation_service_client::ObservationServiceClient, task_service_client::TaskServiceClient,
 };
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
@@ -95,6 +95,11 @@ impl Client {
     /// Images.
     pub(crate) fn images(&self) -> ImageServiceClient<Channel> {
         ImageServiceClient::new(self.channel.clone())
+    }
+
+    /// How tasks are doing.
+    pub(crate) fn observation(&self) -> ObservationServiceClient<Channel> {
+        ObservationServiceClient::new(self.channel.clone())
     }
 
     /// The host.

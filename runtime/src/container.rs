@@ -18,6 +18,7 @@ use state::{Directory, Record, StateError, Status};
 
 pub mod create;
 pub mod exec;
+pub mod moments;
 pub mod start;
 pub mod state;
 

@@ -25,6 +25,7 @@ use crate::cli::report::chain;
 use crate::container;
 use crate::container::create::{CreateRequest, Created, Running, Supervision, create};
 use crate::container::exec::ExecTarget;
+use crate::container::moments::{Moments, since_boot};
 use crate::container::start::StartError;
 use crate::container::state::now;
 use crate::init::stdio::Stdio;
@@ -90,6 +91,7 @@ fn file(path: &Path) -> impl FnOnce(io::Error) -> MonitorError {
 
 /// Looks after a container from its creation to its end.
 pub fn run(args: &Args) -> Result<ExitCode, MonitorError> {
+    let entered = since_boot();
     // Already a leader where a shell started it in the background: that will do.
     let _ = setsid();
     let bundle = args.bundle.canonicalize().map_err(file(&args.bundle))?;
@@ -98,7 +100,7 @@ pub fn run(args: &Args) -> Result<ExitCode, MonitorError> {
     let listener = listen(&bundle)?;
     let log = Log::open(&args.log_file, args.log_max_size, args.log_max_files).map_err(file(&args.log_file))?;
     protocol::reserve_record(&bundle, protocol::EXIT_FILE).map_err(file(&bundle))?;
-    let place = Place { state_root: bundle.join("state"), bundle, args };
+    let place = Place { state_root: bundle.join("state"), bundle, args, entered };
     match place.start() {
         Ok(started) => place.look_after(started, listener, signals, log),
         Err((failure, exit_code)) => {
@@ -167,6 +169,8 @@ struct Place<'a> {
     bundle: PathBuf,
     state_root: PathBuf,
     args: &'a Args,
+    /// When the monitor began, nanoseconds since boot.
+    entered: u64,
 }
 
 /// A container whose program runs.
@@ -241,7 +245,8 @@ impl Place<'_> {
             let _ = container::delete(&self.state_root, &self.args.id, true);
         })?;
         let monitor = own_process().map_err(|error| cannot_create(&error))?;
-        let record = MonitorRecord { format: protocol::FORMAT, monitor, init, started_at: now() };
+        let moments = Moments { entered: self.entered, ..running.moments };
+        let record = MonitorRecord { format: protocol::FORMAT, monitor, init, started_at: now(), moments };
         let target = ExecTarget::new(init, &self.args.id, &bundle.config);
         Ok(Started { running, target, record, outputs, _stdin: stdin })
     }

@@ -15,3 +15,4 @@ mod modes;
 mod run;
 mod stop;
 mod tags;
+mod timing;

@@ -29,6 +29,7 @@ pub struct TestHost {
     agent: Option<Child>,
     before: Snapshot,
     runtime: Option<PathBuf>,
+    environment: Vec<(String, String)>,
 }
 
 impl Deref for TestHost {
@@ -66,7 +67,7 @@ impl TestHost {
         // The root's files are looked at apart: some may stay.
         before.found.remove("file");
         let client = Client::new(&root.join("run/neargated.sock"));
-        let mut host = TestHost { client, directory, agent: None, before, runtime: None };
+        let mut host = TestHost { client, directory, agent: None, before, runtime: None, environment: Vec::new() };
         host.restart();
         host
     }
@@ -135,12 +136,18 @@ impl TestHost {
         self.runtime = Some(path);
     }
 
+    /// Gives the agent a variable. From the next start on.
+    pub fn environment(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
     /// Starts the agent again and waits until it serves.
     #[track_caller]
     pub fn restart(&mut self) {
         assert!(self.agent.is_none(), "the agent runs already");
         let words = OpenOptions::new().create(true).append(true).open(self.words()).expect("the agent's log");
         let mut command = self.command();
+        command.envs(self.environment.iter().cloned());
         command.env("NEARGATE_TRACE_FILE", self.trace_file()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(words);
         self.agent = Some(command.spawn().expect("neargated starts"));
         eventually("the agent serves", PATIENCE, || {

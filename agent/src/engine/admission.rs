@@ -1,5 +1,7 @@
 //! RunTask: everything is checked before anything is made; the answer comes once the records are durable.
 
+use std::sync::Arc;
+
 use definition::task::{CpuArchitecture, TaskSpec};
 use definition::{FARGATE_REFUSED, check_run_task, with_overrides};
 use prost::Message as _;
@@ -14,11 +16,13 @@ use crate::store::{DefinitionRecord, TokenRecord};
 use crate::task::lifecycle::Status;
 use crate::task::provision;
 use crate::task::{Stage, TaskRecord};
+use crate::timing::{Phase, Timing, since_boot};
 use crate::trace::now;
 
 impl Engine {
     /// Accepts tasks, or tells why they cannot be placed here.
     pub async fn run_task(&self, request: RunTaskRequest) -> Result<RunTaskResponse, EngineError> {
+        let arrived = since_boot();
         let deciding = self.deciding.clone().lock_owned().await;
         if !self.shared.names.is_cluster(request.cluster.as_deref()) {
             return Err(EngineError::ClusterNotFound);
@@ -48,6 +52,7 @@ impl Engine {
         });
         let (shared, demand) = (self.shared.clone(), Demand::of(&spec));
         // To the end of it where no client that goes away can interrupt: what is stored is also driven.
+        let admitted = since_boot();
         blocking(move || {
             let _deciding = deciding;
             let token = tokens.as_ref().map(|(token, record)| (token.as_str(), record.clone()));
@@ -58,10 +63,15 @@ impl Engine {
                 records.iter_mut().for_each(|(id, record)| shared.leave(id, record));
                 return Err(error.into());
             }
+            let stored = since_boot();
             let tasks = records.iter().map(|(_, record)| record.task.clone()).collect();
             for (id, record) in records {
                 let demand = (!record.admitted).then(|| demand.clone());
-                shared.drive(id, record, demand);
+                let timing = Timing::new(&id, arrived);
+                for (name, begins, ends) in [("admission", arrived, admitted), ("store", admitted, stored)] {
+                    timing.note(Phase { name, part_of: None, container: None, begins, ends });
+                }
+                shared.drive(id, record, demand, Some(Arc::new(timing)));
             }
             shared.admit();
             shared.changed();

@@ -195,11 +195,11 @@ impl Engine {
         Ok(ExecTarget { socket: bundle.join(protocol::SOCKET_FILE), process })
     }
 
-    fn check_cluster(&self, cluster: Option<&str>) -> Result<(), EngineError> {
+    pub(super) fn check_cluster(&self, cluster: Option<&str>) -> Result<(), EngineError> {
         if self.shared.names.is_cluster(cluster) { Ok(()) } else { Err(EngineError::ClusterNotFound) }
     }
 
-    fn find(&self, cluster: Option<&str>, task: &str) -> Result<(TaskId, Arc<TaskRecord>), EngineError> {
+    pub(super) fn find(&self, cluster: Option<&str>, task: &str) -> Result<(TaskId, Arc<TaskRecord>), EngineError> {
         self.check_cluster(cluster)?;
         TaskId::parse(task).and_then(|id| Some((id.clone(), self.shared.record(&id)?))).ok_or_else(|| {
             EngineError::InvalidParameter { field: "task", message: "The referenced task was not found.".to_owned() }

@@ -198,7 +198,7 @@ impl Engine {
         }
         // Not before all is known that is taken: the first to end lets others in.
         for (id, record, demand) in drivers {
-            shared.drive(id, record, demand);
+            shared.drive(id, record, demand, None);
         }
         shared.admit();
         Ok(())

@@ -17,6 +17,7 @@ use nix::errno::Errno;
 use nix::sys::statfs;
 use oci_spec::runtime::{LinuxResources, Spec};
 use runtime::cgroup::Cgroup;
+use runtime::container::moments::Moments;
 use runtime::monitor::protocol::{self, ExitRecord, Failure, MonitorRecord, Ready};
 use runtime::namespaces::pin;
 use runtime::process::ProcessRef;
@@ -27,8 +28,9 @@ use tokio::sync::Mutex;
 use executable::{Executable, Prepared};
 
 use super::connection::{self, ConnectionError, Output, Outputs};
-use super::{Found, Sandbox, SandboxError, Shared, Start, Supervision};
+use super::{Found, Sandbox, SandboxError, Shared, Start, Supervision, Took};
 use crate::identity::{cgroup_name, runtime_id};
+use crate::timing::{Phase, since_boot};
 
 pub mod executable;
 
@@ -73,14 +75,17 @@ impl Host {
         directory.join("task.ns")
     }
 
-    async fn make(&self, shared: Shared, limits: LinuxResources) -> Result<(), SandboxError> {
+    async fn make(&self, shared: Shared, limits: LinuxResources) -> Result<Took, SandboxError> {
+        let begins = since_boot();
         make_directory(&self.directory, 0o700)?;
         let lock = self.lock().await?;
         let path = self.cgroup.clone();
         blocking(move || Cgroup::ensure(&path, &limits).map(drop)).await?;
+        let limited = since_boot();
+        let mut phases = vec![phase("cgroup", None, begins, limited)];
         let wanted = shared.names();
         if wanted.is_empty() || self.has_namespaces(&wanted) {
-            return Ok(());
+            return Ok(Took { phases, executed: None });
         }
         let namespaces = Host::namespaces(&self.directory).to_string_lossy().into_owned();
         let mut arguments = vec!["--dir".to_owned(), namespaces];
@@ -99,7 +104,9 @@ impl Host {
         }
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         self.run("namespaces delete", &arguments[..2], &lock).await?;
-        self.run("namespaces create", &arguments, &lock).await
+        self.run("namespaces create", &arguments, &lock).await?;
+        phases.push(phase("namespaces", None, limited, since_boot()));
+        Ok(Took { phases, executed: None })
     }
 
     /// Whether an earlier agent pinned all that is needed, to the end.
@@ -172,10 +179,13 @@ impl Host {
     /// An earlier agent's monitor was quicker: it is the one.
     async fn started_before(&self, bundle: &Path) -> Result<Start, SandboxError> {
         Ok(match self.find(bundle).await? {
-            Found::Running { started_at } => Start::Running { started_at },
+            Found::Running { started_at } => Start::Running { started_at, took: Took::default() },
             Found::Ended(ExitRecord { error: Some(failure), started_at: None, .. }) => Start::Failed(failure),
             // Whoever waits for it next finds its record.
-            Found::Ended(exit) => Start::Running { started_at: exit.started_at.unwrap_or(exit.finished_at) },
+            Found::Ended(exit) => {
+                let started_at = exit.started_at.unwrap_or(exit.finished_at);
+                Start::Running { started_at, took: Took::default() }
+            }
             Found::Nothing | Found::Lost => Start::Failed(lost()),
         })
     }
@@ -189,7 +199,7 @@ impl Host {
 }
 
 impl Sandbox for Host {
-    async fn prepare(&self, shared: Shared, limits: &LinuxResources) -> Result<(), SandboxError> {
+    async fn prepare(&self, shared: Shared, limits: &LinuxResources) -> Result<Took, SandboxError> {
         let (host, limits) = (self.clone(), limits.clone());
         // A task of its own: whoever drops this future (the task was stopped) must not leave half of it to go on unseen.
         let making = self.making.clone().lock_owned().await;
@@ -207,6 +217,7 @@ impl Sandbox for Host {
     }
 
     async fn start(&self, bundle: &Path, how: &Supervision) -> Result<Start, SandboxError> {
+        let begins = since_boot();
         let execute = |source| SandboxError::Execute { path: self.runtime.path().to_owned(), source };
         let path = bundle.join(START_LOCK);
         let lock = open_lock(&path)?;
@@ -227,13 +238,15 @@ impl Sandbox for Host {
         if let Some(stdout) = monitor.stdout.take() {
             BufReader::new(stdout).read_line(&mut line).await.map_err(execute)?;
         }
+        let told_at = since_boot();
         match serde_json::from_str::<Ready>(&line) {
             Ok(Ready::Started(record)) => {
                 // Such as a limit that this host may not raise.
                 for words in words_of_monitor(bundle).lines() {
                     tracing::warn!(task = name(&self.directory), container = name(bundle), "{words}");
                 }
-                Ok(Start::Running { started_at: record.started_at })
+                let took = took(begins, &record.moments, told_at);
+                Ok(Start::Running { started_at: record.started_at, took })
             }
             Ok(Ready::Failed(failure)) => Ok(Start::Failed(failure)),
             Err(_) => {
@@ -357,6 +370,32 @@ impl Sandbox for Host {
         let directory = self.directory.clone();
         blocking(move || remove_tree(&directory)).await
     }
+}
+
+fn phase(name: &'static str, part_of: Option<&'static str>, begins: Duration, ends: Duration) -> Phase {
+    Phase { name, part_of, container: None, begins, ends }
+}
+
+/// What the start of a container took, from the execution of its monitor to what that told.
+fn took(begins: Duration, moments: &Moments, told_at: Duration) -> Took {
+    let mut phases = vec![phase("execute", None, begins, told_at)];
+    let mut before = begins;
+    for (name, at) in [
+        ("monitor", moments.entered),
+        ("plan", moments.planned),
+        ("limits", moments.limited),
+        ("clone", moments.cloned),
+        ("mounts", moments.mounted),
+        ("init", moments.ready),
+        ("exec", moments.executed),
+    ] {
+        // 0 where a monitor tells nothing of it.
+        let at = Duration::from_nanos(at).max(before);
+        phases.push(phase(name, Some("execute"), before, at));
+        before = at;
+    }
+    phases.push(phase("record", Some("execute"), before, told_at));
+    Took { phases, executed: (moments.executed > 0).then_some(before) }
 }
 
 /// Makes a directory, parents included; one that is there is success.

@@ -16,6 +16,7 @@ use super::{Stage, TaskRecord};
 use crate::engine::Shared;
 use crate::identity::TaskId;
 use crate::sandbox::Sandbox;
+use crate::timing::Timing;
 use crate::trace::{self, now};
 
 mod containers;
@@ -49,6 +50,7 @@ pub(crate) struct Driver<S> {
     pub(crate) admission: oneshot::Receiver<()>,
     /// The record has changed since it was saved.
     pub(crate) unsaved: bool,
+    pub(crate) timing: Arc<Timing>,
 }
 
 /// Why a task goes no further than it is: it is to stop, or the agent ends.
@@ -99,10 +101,13 @@ impl<S: Sandbox + Clone> Driver<S> {
 
     /// Waits for capacity, then for images, namespaces and volumes.
     async fn begin(&mut self, spec: &TaskSpec, places: &Places) -> Result<Vec<rootfs::Image>, Halt> {
+        let timing = self.timing.clone();
         while !self.record.admitted {
+            let waiting = timing.phase("capacity", None);
             tokio::select! {
                 command = self.commands.recv() => self.obey(command).await?,
                 admitted = &mut self.admission => {
+                    drop(waiting);
                     if admitted.is_err() {
                         return Err(Halt::AgentEnds);
                     }
@@ -121,7 +126,8 @@ impl<S: Sandbox + Clone> Driver<S> {
         let pids_limit = shared.config.tasks.pids_limit;
         let image_ids: Vec<_> = (0..spec.containers.len()).map(|index| self.record.image_id(index)).collect();
         let (image_ids, images) = (&image_ids, &shared.images);
-        let parts = Parts { pids_limit, id: &id, spec, places, user_base, sandbox: &sandbox, images, image_ids };
+        let (timing, sandbox) = (&timing, &sandbox);
+        let parts = Parts { pids_limit, id: &id, spec, places, user_base, sandbox, images, image_ids, timing };
         let provisioning = provision::provision(parts);
         tokio::pin!(provisioning);
         let provided = loop {
@@ -202,6 +208,7 @@ impl<S: Sandbox + Clone> Driver<S> {
         if self.is_stopping() {
             return;
         }
+        self.timing.close();
         let task = &mut self.record.task;
         task.desired_status = Some("STOPPED".to_owned());
         task.stop_code = Some(code.to_owned());
@@ -254,8 +261,10 @@ impl<S: Sandbox + Clone> Driver<S> {
         self.unsaved = false;
         self.record.task.version = Some(self.record.task.version().saturating_add(1));
         let (shared, id, record) = (self.shared.clone(), self.id.clone(), self.record.clone());
+        let storing = self.timing.phase("store", None);
         let saved =
             tokio::task::spawn_blocking(move || shared.store.put_task(shared.names.cluster(), &id, &record)).await;
+        drop(storing);
         self.publish.send_replace(Arc::new(self.record.clone()));
         if let Ok(Err(error)) = saved {
             tracing::error!(task = %self.id, error = chain(&error), "the task's record could not be saved");

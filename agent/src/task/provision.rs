@@ -18,6 +18,7 @@ use runtime::sys::prlimit::{self, Limits};
 use crate::identity::{TaskId, shortened};
 use crate::sandbox::host::{make_directory, remove_tree};
 use crate::sandbox::{Sandbox, SandboxError, Shared};
+use crate::timing::Timing;
 use crate::trace;
 
 /// Ids of one task's user namespace: docker's and the kernel's customary 16 bits.
@@ -218,16 +219,22 @@ pub struct Parts<'a, S> {
     pub images: &'a Images,
     /// By container, what an earlier agent has pulled for this task.
     pub image_ids: &'a [Option<ImageId>],
+    /// Where it is told what that takes.
+    pub timing: &'a Timing,
 }
 
 /// Gives the task all it needs; answers each container's image, in the definition's order.
 pub async fn provision<S: Sandbox>(parts: Parts<'_, S>) -> Result<Vec<Image>, ProvisionError> {
     trace::step(parts.id, None, "provision");
+    let making = parts.timing.phase("directories", None);
     directories(parts.spec, parts.places)?;
+    drop(making);
     let sandbox = async {
         let shared = shared(parts.spec, parts.user_base);
         let limits = limits(parts.spec, parts.pids_limit).map_err(ProvisionError::Limits)?;
-        parts.sandbox.prepare(shared, &limits).await.map_err(ProvisionError::from)
+        let took = parts.sandbox.prepare(shared, &limits).await?;
+        took.phases.into_iter().for_each(|phase| parts.timing.note(phase));
+        Ok::<(), ProvisionError>(())
     };
     let pulls =
         try_join_all(parts.spec.containers.iter().enumerate().map(|(index, container)| pull(&parts, index, container)));
@@ -254,6 +261,7 @@ fn shared_memory_bytes(task: &TaskSpec) -> u64 {
 /// ECS's default: always ask the registry, and use what is here where that fails.
 async fn pull<S>(parts: &Parts<'_, S>, index: usize, container: &ContainerSpec) -> Result<Image, ProvisionError> {
     trace::step(parts.id, Some(&container.name), "pull");
+    let _pulling = parts.timing.phase("pull", Some(&container.name));
     let failed = |source: Box<dyn std::error::Error + Send + Sync>| ProvisionError::Pull { container: index, source };
     let reference: Reference = container.image.parse().map_err(|error| failed(Box::new(error)))?;
     let owner = parts.id.as_str();

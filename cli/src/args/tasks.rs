@@ -75,6 +75,9 @@ pub(crate) struct Ps {
 /// `neargate describe`
 #[derive(Debug, Args)]
 pub(crate) struct Describe {
+    /// Instead, what the tasks' starts took, phase by phase
+    #[arg(long)]
+    pub(crate) timing: bool,
     /// Tasks by ARN, id or beginning of the id
     #[arg(value_name = "TASK", required = true)]
     pub(crate) tasks: Vec<String>,

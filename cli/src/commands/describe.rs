@@ -1,4 +1,6 @@
-//! `neargate describe`: everything about tasks, for people.
+//! `neargate describe`: everything about tasks, for people. `timing` is `describe --timing`.
+
+mod timing;
 
 use proto::v1::{Container, DescribeTasksResponse, Task};
 
@@ -24,6 +26,9 @@ pub(super) async fn describe(globals: &Globals, args: &Describe) -> Result<u8, E
             }
             Err(error) => return Err(error),
         }
+    }
+    if args.timing {
+        return Ok(code.max(timing::show(globals, &client, &tasks).await?));
     }
     let answer = match &tasks[..] {
         [] => DescribeTasksResponse::default(),

@@ -8,6 +8,7 @@ use nix::errno::Errno;
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use oci_spec::runtime::{Hook, LinuxResources, Process, Spec, State};
 
+use super::moments::{Moments, since_boot};
 use super::start::{self, StartError};
 use super::state::{Directory, Record, StateError, Status};
 use crate::bundle::Bundle;
@@ -84,6 +85,7 @@ pub struct Created {
     channel: Channel,
     console: Option<OwnedFd>,
     supervision: Supervision,
+    moments: Moments,
 }
 
 /// A container whose program runs.
@@ -95,6 +97,8 @@ pub struct Running {
     pub pidfd: OwnedFd,
     /// Its cgroup.
     pub cgroup: Cgroup,
+    /// How it came to run; `entered` is the caller's to know.
+    pub moments: Moments,
 }
 
 /// Why a created container could not be undone completely.
@@ -117,13 +121,15 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created, CreateError> {
     record.annotations = bundle.config.annotations().clone();
     let (id, supervision, state_root) = (request.id, request.supervision, request.state_root);
     let mut setup = plan(bundle, request, record.to_oci()).map_err(CreateError::Prepare)?;
+    let mut moments = Moments { planned: since_boot(), ..Moments::default() };
 
     let directory = Directory::make(state_root, id)?;
     let made = make_group(bundle, &cgroup_path).and_then(|cgroup| {
+        moments.limited = since_boot();
         if supervision == Supervision::Detached {
             setup.release = Release::Listener(start::listen_in(&directory).map_err(CreateError::Prepare)?);
         }
-        let launched = launch(bundle, &setup, &cgroup, &record).and_then(|launched| {
+        let launched = launch(bundle, &setup, &cgroup, &record, &mut moments).and_then(|launched| {
             record.status = Status::Created { init: launched.cloned.process };
             match directory.save(&record) {
                 Ok(()) => Ok(launched),
@@ -155,6 +161,7 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created, CreateError> {
                 channel,
                 console,
                 supervision,
+                moments,
             })
         }
         Err(error) => {
@@ -218,7 +225,13 @@ struct Launched {
     console: Option<OwnedFd>,
 }
 
-fn launch(bundle: &Bundle, setup: &Setup, cgroup: &Cgroup, record: &Record) -> Result<Launched, CreateError> {
+fn launch(
+    bundle: &Bundle,
+    setup: &Setup,
+    cgroup: &Cgroup,
+    record: &Record,
+    moments: &mut Moments,
+) -> Result<Launched, CreateError> {
     let door =
         CgroupDoor::open(cgroup).map_err(|source| CreateError::Cgroup { path: record.cgroup.clone(), source })?;
     let join = || setup.namespaces.join();
@@ -229,7 +242,8 @@ fn launch(bundle: &Bundle, setup: &Setup, cgroup: &Cgroup, record: &Record) -> R
         keep: setup.descriptors(),
     };
     let cloned = cloning::spawn(&birth, |channel| init::run(setup, channel)).map_err(CreateError::Init)?;
-    match bring_up(bundle, setup, &cloned, record) {
+    moments.cloned = since_boot();
+    match bring_up(bundle, setup, &cloned, record, moments) {
         Ok(console) => Ok(Launched { cloned, console }),
         Err(error) => {
             reap(&cloned);
@@ -239,20 +253,30 @@ fn launch(bundle: &Bundle, setup: &Setup, cgroup: &Cgroup, record: &Record) -> R
 }
 
 /// What only host root can do for the child, in protocol order; ends when the child is ready.
-fn bring_up(bundle: &Bundle, setup: &Setup, cloned: &Cloned, record: &Record) -> Result<Option<OwnedFd>, CreateError> {
+fn bring_up(
+    bundle: &Bundle,
+    setup: &Setup,
+    cloned: &Cloned,
+    record: &Record,
+    moments: &mut Moments,
+) -> Result<Option<OwnedFd>, CreateError> {
     let pid = cloned.process.pid;
     let mounts = prepare_child(bundle, setup, pid).map_err(CreateError::Prepare)?;
     run_runtime_hooks(bundle, pid, record)?;
     // A child that has failed meanwhile has left its reason in the channel.
     let sent = cloned.channel.send_mounts(&mounts);
     drop(mounts);
+    moments.mounted = since_boot();
     let mut console = None;
     loop {
         match cloned.channel.receive().map_err(CreateError::Init)? {
             Some((Message::Console, mut descriptors)) if console.is_none() && descriptors.len() == 1 => {
                 console = descriptors.pop();
             }
-            Some((Message::Ready, _)) => return Ok(console),
+            Some((Message::Ready, _)) => {
+                moments.ready = since_boot();
+                return Ok(console);
+            }
             Some(_) => {
                 return Err(CreateError::Init(Failure { step: Step::Channel, subject: None, errno: Errno::EPROTO }));
             }
@@ -318,12 +342,13 @@ impl Created {
     /// Lets the init execute the user's program; returns when execve has succeeded. After an error the init has ended
     /// (it still has to be waited for) and the container can be deleted.
     pub fn start(self) -> Result<Running, StartError> {
-        match self.supervision {
+        let executed = match self.supervision {
             Supervision::Monitored => start::release(&self.channel, &self.directory, &self.id)?,
             Supervision::Detached => start::connect_and_release(&self.directory, &self.id)?,
-        }
+        };
         start::run_poststart(&self.poststart, &self.directory, &self.id)?;
-        Ok(Running { init: self.init, pidfd: self.pidfd, cgroup: self.cgroup })
+        let moments = Moments { executed, ..self.moments };
+        Ok(Running { init: self.init, pidfd: self.pidfd, cgroup: self.cgroup, moments })
     }
 
     /// Undoes the creation.

@@ -7,6 +7,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket};
 use oci_spec::runtime::{Hook, Spec};
 
+use super::moments::since_boot;
 use super::state::{Directory, StateError, Status, now};
 use crate::hooks::{self, HookError};
 use crate::init::channel::{Channel, Message};
@@ -55,27 +56,29 @@ pub fn start(state_root: &Path, id: &str) -> Result<(), StartError> {
     run_poststart(poststart, &directory, id)
 }
 
-/// Releases an init that waits at its socket.
-pub(super) fn connect_and_release(directory: &Directory, id: &str) -> Result<(), StartError> {
+/// Releases an init that waits at its socket; answers as [`release`] does.
+pub(super) fn connect_and_release(directory: &Directory, id: &str) -> Result<u64, StartError> {
     let channel = connect_to(directory).map_err(|source| StartError::Unreachable { id: id.to_owned(), source })?;
     release(&channel, directory, id)
 }
 
-/// Tells the init to go on and waits until its execve has succeeded or failed.
-pub(super) fn release(channel: &Channel, directory: &Directory, id: &str) -> Result<(), StartError> {
+/// Tells the init to go on and waits until its execve has succeeded or failed; answers when it had succeeded, in
+/// nanoseconds since boot.
+pub(super) fn release(channel: &Channel, directory: &Directory, id: &str) -> Result<u64, StartError> {
     let failed = |source| StartError::Init { id: id.to_owned(), source };
     channel.send(&Message::Start, &[]).map_err(failed)?;
     match channel.receive().map_err(failed)? {
         None => {}
         Some(_) => return Err(Errno::EPROTO).at(Step::Channel).map_err(failed),
     }
+    let executed = since_boot();
     let mut record = directory.load()?;
     // A program that has ended already stays stopped.
     if let Status::Created { init } = record.status {
         record.status = Status::Running { init, started_at: now() };
         directory.save(&record)?;
     }
-    Ok(())
+    Ok(executed)
 }
 
 pub(super) fn run_poststart(poststart: &[Hook], directory: &Directory, id: &str) -> Result<(), StartError> {

@@ -13,6 +13,7 @@ use oci_spec::runtime::Process;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::container::moments::Moments;
 use crate::process::ProcessRef;
 
 /// Format of the records; a newer one is refused.
@@ -49,6 +50,9 @@ pub struct MonitorRecord {
     pub init: ProcessRef,
     /// Seconds since the epoch.
     pub started_at: f64,
+    /// How it came to run; a monitor of an earlier version tells nothing of it.
+    #[serde(default)]
+    pub moments: Moments,
 }
 
 /// How a container ended.

@@ -86,5 +86,5 @@ async fn a_monitor_is_found_before_it_holds_its_own_lock() {
     File::create(bundle.join("go")).unwrap();
     assert_eq!(found.await.unwrap(), Found::Ended(exit));
     // A start beside it is its start: what ran is not told as a failure.
-    assert_eq!(again.await.unwrap().unwrap(), Start::Running { started_at: 1.0 });
+    assert_eq!(again.await.unwrap().unwrap(), Start::Running { started_at: 1.0, took: Took::default() });
 }

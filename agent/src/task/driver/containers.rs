@@ -154,7 +154,8 @@ impl<S: Sandbox + Clone> Driver<S> {
 
     async fn take(&mut self, report: Report, run: &mut Containers<'_>) {
         match report {
-            Report::Started(index, Ok(Start::Running { started_at })) => {
+            Report::Started(index, Ok(Start::Running { started_at, took })) => {
+                self.note_timing(took, &run.spec.containers[index].name);
                 run.known[index] = Known::Running { started_at, healthy: false };
                 self.note_running(&run.spec.containers[index], index);
                 self.look_after(run, index);
@@ -217,6 +218,7 @@ impl<S: Sandbox + Clone> Driver<S> {
         if known.iter().all(up) && !self.is_stopping() {
             self.record.task.started_at.get_or_insert(now());
             self.transit(Event::Up).await;
+            self.timing.close();
         }
     }
 
@@ -235,7 +237,10 @@ impl<S: Sandbox + Clone> Driver<S> {
         // Durable before the first monitor: a restarted agent must know that it may have to look for one.
         self.save().await;
         for index in ready {
-            if let Err(error) = self.write_bundle(run, index) {
+            let writing = self.timing.phase("bundle", Some(&run.spec.containers[index].name));
+            let written = self.write_bundle(run, index);
+            drop(writing);
+            if let Err(error) = written {
                 let failure = Failure { kind: "CannotCreateContainerError".to_owned(), message: chain(&error) };
                 run.known[index] = self.note_failure(index, &failure, None).await;
                 self.save().await;

@@ -6,11 +6,21 @@ use runtime::cli::report::chain;
 use runtime::monitor::protocol::{ExitRecord, Failure};
 
 use super::{Driver, cut};
-use crate::sandbox::{Sandbox, SandboxError};
+use crate::sandbox::{Sandbox, SandboxError, Took};
 use crate::task::Stage;
 use crate::task::ordering::Known;
+use crate::timing::Phase;
 
 impl<S: Sandbox + Clone> Driver<S> {
+    pub(super) fn note_timing(&self, took: Took, container: &str) {
+        for phase in took.phases {
+            self.timing.note(Phase { container: Some(container.to_owned()), ..phase });
+        }
+        if let Some(executed) = took.executed {
+            self.timing.executed(executed);
+        }
+    }
+
     pub(super) fn note_running(&mut self, container: &ContainerSpec, index: usize) {
         self.record.set_stage(index, Stage::Running);
         let view = &mut self.record.task.containers[index];
