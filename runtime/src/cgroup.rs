@@ -85,7 +85,38 @@ pub enum CgroupError {
         /// OCI's name, such as pids.limit.
         field: &'static str,
         /// The controller.
-        controller: &'static str,
+        controller: String,
+    },
+    /// The kernel refused a value.
+    #[error("cannot set {field} of cgroup {path} to {value:?}")]
+    Write {
+        /// Path below the mount point.
+        path: String,
+        /// OCI's name, such as cpu.cpus.
+        field: &'static str,
+        /// As written.
+        value: String,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The host's kernel has the controller, but not this part of it.
+    #[error("linux.resources.{field} needs {file}, which this host's kernel does not have")]
+    NoFile {
+        /// OCI's name.
+        field: &'static str,
+        /// File of a cgroup.
+        file: String,
+    },
+    /// `memory.checkBeforeUpdate` was asked for.
+    #[error("memory.limit of cgroup {path} cannot be {limit}: {used} bytes are in use")]
+    LessThanUsed {
+        /// Path below the mount point.
+        path: String,
+        /// The limit asked for, bytes.
+        limit: i64,
+        /// Bytes.
+        used: i64,
     },
     /// A limit that this version of cgroups, or this runtime, does not have.
     #[error("linux.resources.{field} is not supported on cgroup v{version}")]
@@ -270,6 +301,16 @@ impl Cgroup {
         self.set_frozen(false)
     }
 
+    /// Lets a killed group die: on v1 a frozen process does not, and a container that may write to its cgroup can have
+    /// frozen a group of its own below.
+    pub fn thaw_all(&self) -> Result<(), CgroupError> {
+        match self.version {
+            Version::V1 => v1::thaw_all(self),
+            // SIGKILL reaches the frozen there.
+            Version::V2 => Ok(()),
+        }
+    }
+
     /// Whether all processes of the group are frozen. A group that is not there is not.
     pub fn is_frozen(&self) -> Result<bool, CgroupError> {
         match self.version {
@@ -342,6 +383,14 @@ impl Cgroup {
         Ok(names)
     }
 
+    /// Whether the group is under `controller`; one that is only used where a limit of it is asked for is made so here.
+    fn has(&self, controller: &str) -> Result<bool, CgroupError> {
+        match self.version {
+            Version::V1 => v1::make_extra(self, controller),
+            Version::V2 => v2::enable(self, controller),
+        }
+    }
+
     fn make(&self) -> Result<(), CgroupError> {
         let group = self.library();
         group.create().map_err(|source| CgroupError::Create { path: self.path.clone(), source: Box::new(source) })
@@ -368,7 +417,11 @@ impl Cgroup {
     /// The group's directories on the hierarchies in use that this host has.
     fn directories(&self) -> Vec<PathBuf> {
         match self.version {
-            Version::V1 => v1::mounted().map(|controller| self.directory(Some(controller))).collect(),
+            Version::V1 => {
+                let always = v1::mounted().map(|controller| self.directory(Some(controller)));
+                let extra = v1::EXTRA.iter().map(|controller| self.directory(Some(controller)));
+                always.chain(extra.filter(|directory| directory.is_dir())).collect()
+            }
             Version::V2 => vec![self.directory(None)],
         }
     }

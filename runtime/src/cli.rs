@@ -237,7 +237,15 @@ pub fn run() -> ExitCode {
     if cli.global.systemd_cgroup {
         return reporter.failed(&report::Refused("--systemd-cgroup"));
     }
-    let enters = matches!(cli.command, Command::Create(_) | Command::Run(_) | Command::Exec(_) | Command::Monitor(_));
+    // The process that keeps a pid namespace is seen by all containers in it.
+    let enters = matches!(
+        cli.command,
+        Command::Create(_)
+            | Command::Run(_)
+            | Command::Exec(_)
+            | Command::Monitor(_)
+            | Command::Namespaces(Namespaces::Create { pid: Some(_), .. })
+    );
     if enters && let Err(error) = own_binary::protect() {
         return reporter.failed(&error);
     }

@@ -124,9 +124,8 @@ pub fn kill(state_root: &Path, id: &str, signal: i32, all: bool) -> Result<(), C
     if signal == libc::SIGKILL { wake(&record) } else { Ok(()) }
 }
 
-/// A frozen process of cgroup v1 does not even die.
 fn wake(record: &Record) -> Result<(), ContainerError> {
-    let thawed = cgroup(record).and_then(|group| if group.is_frozen()? { group.thaw() } else { Ok(()) });
+    let thawed = cgroup(record).and_then(|group| group.thaw_all());
     thawed.map_err(|source| ContainerError::Cgroup { id: record.id.clone(), source })
 }
 

@@ -30,6 +30,7 @@ use crate::container::start::StartError;
 use crate::container::state::now;
 use crate::init::stdio::Stdio;
 use crate::process::ProcessRef;
+use crate::seccomp::Cache;
 use crate::sys::memory;
 use log::Log;
 use protocol::{ExitRecord, Failure, MonitorRecord, Ready};
@@ -69,6 +70,9 @@ pub struct Args {
     /// Keep the program's stdin open
     #[arg(long)]
     pub interactive: bool,
+    /// Keep compiled seccomp filters here
+    #[arg(long, value_name = "DIR")]
+    pub seccomp_cache: Option<PathBuf>,
 }
 
 /// Why a monitor could not do its work. What is wrong with the container itself is in the exit record instead.
@@ -223,6 +227,7 @@ impl Place<'_> {
         } else {
             pipes(self.args.interactive).map_err(|error| cannot_create(&error))?
         };
+        let filters = self.args.seccomp_cache.as_deref().map_or_else(Cache::default, Cache::at);
         let mut created = create(CreateRequest {
             id: &self.args.id,
             bundle: &bundle,
@@ -231,6 +236,7 @@ impl Place<'_> {
             preserve_fds: 0,
             supervision: Supervision::Monitored,
             reaper: self.args.init,
+            filters: &filters,
         })
         .map_err(|error| cannot_create(&error))?;
         if let Some(console) = created.take_console() {
@@ -247,7 +253,7 @@ impl Place<'_> {
         let monitor = own_process().map_err(|error| cannot_create(&error))?;
         let moments = Moments { entered: self.entered, ..running.moments };
         let record = MonitorRecord { format: protocol::FORMAT, monitor, init, started_at: now(), moments };
-        let target = ExecTarget::new(init, &self.args.id, &bundle.config);
+        let target = ExecTarget::new(init, &self.args.id, &bundle.config, filters);
         Ok(Started { running, target, record, outputs, _stdin: stdin })
     }
 

@@ -41,6 +41,8 @@ const POLL: Duration = Duration::from_millis(5);
 const PREPARE_LOCK: &str = "prepare.lock";
 /// The cgroup of the process that keeps a shared pid namespace. No container's has a dot in its name.
 const PAUSE: &str = "task.pause";
+/// Beside the tasks' directories: compiled seccomp filters, for all of them. No task can have this name.
+const SECCOMP_CACHE: &str = "seccomp";
 /// In a bundle: held from before its monitor is executed until that has ended, while the monitor's own lock is only
 /// taken once it has come that far. Says which process that is.
 const START_LOCK: &str = "start.lock";
@@ -169,6 +171,8 @@ impl Host {
             .args(["--log-max-files", &how.log.max_files.to_string()])
             .args(how.init.then_some("--init"))
             .args(how.interactive.then_some("--interactive"))
+            .arg("--seccomp-cache")
+            .arg(self.directory.with_file_name(SECCOMP_CACHE))
             .stdin(lock)
             .stdout(Stdio::piped())
             .stderr(stderr)
@@ -351,9 +355,15 @@ impl Sandbox for Host {
         let Some(running) = record::<MonitorRecord>(bundle, protocol::MONITOR_FILE)? else { return Ok(()) };
         let Some(init) = open_process(running.init).map_err(file(bundle))? else { return Ok(()) };
         match runtime::sys::pidfd::send_signal(init, signal) {
-            Ok(()) | Err(Errno::ESRCH) => Ok(()),
-            Err(errno) => Err(file(bundle)(errno.into())),
+            Ok(()) | Err(Errno::ESRCH) => {}
+            Err(errno) => return Err(file(bundle)(errno.into())),
         }
+        if signal == nix::libc::SIGKILL {
+            // Whoever has frozen it: it is to die now.
+            let path = format!("{}/{}", self.cgroup, cgroup_name(&name(bundle)));
+            blocking(move || Cgroup::open(&path)?.thaw_all()).await?;
+        }
+        Ok(())
     }
 
     async fn destroy(&self) -> Result<(), SandboxError> {

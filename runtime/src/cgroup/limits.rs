@@ -1,4 +1,5 @@
-//! Setting limits: each OCI value to the file of v1 or v2, errors returned, limits read back.
+//! Setting limits: each OCI value to the file of v1 or v2, errors returned, limits read back. Those that are one value
+//! in one file are in [`values`], the rest is here.
 
 use std::fs;
 use std::io::Write;
@@ -12,13 +13,14 @@ use cgroups_rs::fs::{Cgroup as LibraryCgroup, MaxValue};
 use oci_spec::runtime::{LinuxCpu, LinuxDeviceCgroup, LinuxMemory, LinuxPids, LinuxResources};
 
 use super::{Cgroup, CgroupError, Version};
+use values::Setting;
 
-/// The kernel's default period, microseconds.
-const DEFAULT_PERIOD_US: u64 = 100_000;
+mod values;
 
 pub(super) fn set(cgroup: &Cgroup, resources: &LinuxResources) -> Result<(), CgroupError> {
-    refuse_others(cgroup, resources)?;
     let limits = Limits { cgroup, library: cgroup.library() };
+    // What cannot be is refused before anything is set.
+    let values = values::of(cgroup.version, resources).map_err(|refused| limits.unsupported(refused.0))?;
     if let Some(memory) = resources.memory() {
         limits.memory(memory)?;
     }
@@ -28,26 +30,13 @@ pub(super) fn set(cgroup: &Cgroup, resources: &LinuxResources) -> Result<(), Cgr
     if let Some(pids) = resources.pids() {
         limits.pids(*pids)?;
     }
+    for setting in &values {
+        limits.value(setting)?;
+    }
     if let Some(devices) = resources.devices() {
         limits.devices(devices)?;
     }
     Ok(())
-}
-
-/// A limit that would be ignored is refused instead.
-fn refuse_others(cgroup: &Cgroup, resources: &LinuxResources) -> Result<(), CgroupError> {
-    let version = if cgroup.version == Version::V1 { 1 } else { 2 };
-    let given = [
-        ("blockIO", resources.block_io().is_some()),
-        ("hugepageLimits", resources.hugepage_limits().as_ref().is_some_and(|limits| !limits.is_empty())),
-        ("network", resources.network().is_some()),
-        ("rdma", resources.rdma().as_ref().is_some_and(|limits| !limits.is_empty())),
-        ("unified", resources.unified().as_ref().is_some_and(|values| !values.is_empty())),
-    ];
-    match given.into_iter().find(|(_, given)| *given) {
-        Some((field, _)) => Err(CgroupError::Unsupported { field, version }),
-        None => Ok(()),
-    }
 }
 
 struct Limits<'a> {
@@ -57,9 +46,19 @@ struct Limits<'a> {
 
 impl Limits<'_> {
     fn memory(&self, memory: &LinuxMemory) -> Result<(), CgroupError> {
-        let kernel = memory.kernel().is_some() || memory.kernel_tcp().is_some();
-        if kernel || memory.disable_oom_killer() == Some(true) {
-            return Err(self.unsupported("memory.kernel, kernelTCP or disableOOMKiller"));
+        if memory.kernel().is_some() {
+            // Kernels from 5.16 on keep the file and take nothing.
+            return Err(self.unsupported("memory.kernel"));
+        }
+        if memory.use_hierarchy() == Some(false) {
+            // Kernels from 5.11 on know no other way.
+            return Err(self.unsupported("memory.useHierarchy"));
+        }
+        if let Some(bytes) = memory.kernel_tcp() {
+            self.kernel_tcp(bytes)?;
+        }
+        if let Some(disable) = memory.disable_oom_killer() {
+            self.oom_killer(disable)?;
         }
         if let Some(swappiness) = memory.swappiness() {
             self.swappiness(swappiness)?;
@@ -74,6 +73,9 @@ impl Limits<'_> {
             self.swap(controller, memory.limit(), swap)?;
         }
         if let Some(limit) = memory.limit() {
+            if memory.check_before_update() == Some(true) {
+                self.refuse_less_than_used(limit)?;
+            }
             self.done("memory.limit", limit, controller.set_limit(limit))?;
             self.check_bytes("memory.limit", self.file("memory", "memory.limit_in_bytes", "memory.max"), limit)?;
         }
@@ -86,6 +88,36 @@ impl Limits<'_> {
             self.swap(controller, memory.limit(), swap)?;
         }
         Ok(())
+    }
+
+    /// The kernel would make room by killing.
+    fn refuse_less_than_used(&self, limit: i64) -> Result<(), CgroupError> {
+        let file = self.file("memory", "memory.usage_in_bytes", "memory.current");
+        let text = fs::read_to_string(&file).map_err(CgroupError::file(&file))?;
+        match text.trim().parse::<i64>() {
+            Ok(used) if limit >= 0 && used > limit => {
+                Err(CgroupError::LessThanUsed { path: self.cgroup.path.clone(), limit, used })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn kernel_tcp(&self, bytes: i64) -> Result<(), CgroupError> {
+        let file = self.cgroup.directory(Some("memory")).join("memory.kmem.tcp.limit_in_bytes");
+        if self.cgroup.version == Version::V2 || !file.exists() {
+            return Err(self.unsupported("memory.kernelTCP"));
+        }
+        self.written("memory.kernelTCP", &file, &bytes.to_string())?;
+        self.check_bytes("memory.kernelTCP", file, bytes)
+    }
+
+    /// v2 always has one.
+    fn oom_killer(&self, disable: bool) -> Result<(), CgroupError> {
+        if self.cgroup.version == Version::V2 {
+            return if disable { Err(self.unsupported("memory.disableOOMKiller")) } else { Ok(()) };
+        }
+        let file = self.cgroup.directory(Some("memory")).join("memory.oom_control");
+        self.written("memory.disableOOMKiller", &file, if disable { "1" } else { "0" })
     }
 
     /// Whether v1's limit of memory and swap is below `swap`.
@@ -121,12 +153,6 @@ impl Limits<'_> {
     }
 
     fn cpu(&self, cpu: &LinuxCpu) -> Result<(), CgroupError> {
-        if cpu.realtime_runtime().is_some() || cpu.realtime_period().is_some() {
-            return Err(self.unsupported("cpu.realtimeRuntime or realtimePeriod"));
-        }
-        if cpu.cpus().is_some() || cpu.mems().is_some() || cpu.burst().is_some() || cpu.idle().is_some() {
-            return Err(self.unsupported("cpu.cpus, mems, burst or idle"));
-        }
         if let Some(shares) = cpu.shares() {
             let controller: &CpuController = self.controller("cpu.shares", "cpu")?;
             let value = if self.cgroup.version == Version::V1 { shares } else { weight(shares) };
@@ -138,8 +164,9 @@ impl Limits<'_> {
         if cpu.quota().is_some() || cpu.period().is_some() {
             let controller: &CpuController = self.controller("cpu.quota", "cpu")?;
             // The period first: the kernel judges a quota against the period in force.
-            let period = cpu.period().unwrap_or(DEFAULT_PERIOD_US);
-            self.done("cpu.period", period, controller.set_cfs_quota_and_period(None, Some(period)))?;
+            if let Some(period) = cpu.period() {
+                self.done("cpu.period", period, controller.set_cfs_quota_and_period(None, Some(period)))?;
+            }
             if let Some(quota) = cpu.quota() {
                 self.done("cpu.quota", quota, controller.set_cfs_quota_and_period(Some(quota), None))?;
                 let found = self.done("cpu.quota", quota, controller.cfs_quota())?;
@@ -157,6 +184,27 @@ impl Limits<'_> {
         self.same("pids.limit", format!("{value:?}"), format!("{found:?}"))
     }
 
+    fn value(&self, setting: &Setting) -> Result<(), CgroupError> {
+        let Setting { field, controller, choices } = setting;
+        if !self.cgroup.has(controller)? {
+            return Err(CgroupError::NoController { field, controller: controller.clone() });
+        }
+        let directory = self.cgroup.directory(Some(controller));
+        let found = choices.iter().find(|(file, _)| directory.join(file).exists());
+        let Some((file, value)) = found else {
+            let file = choices.first().map(|(file, _)| file.clone()).unwrap_or_default();
+            return Err(CgroupError::NoFile { field, file });
+        };
+        self.written(field, &directory.join(file), value)
+    }
+
+    /// One write(2), as cgroup files want it.
+    fn written(&self, field: &'static str, file: &Path, value: &str) -> Result<(), CgroupError> {
+        let write = fs::OpenOptions::new().write(true).open(file).and_then(|mut open| open.write_all(value.as_bytes()));
+        let (path, value) = (self.cgroup.path.clone(), value.to_owned());
+        write.map_err(|source| CgroupError::Write { path, field, value, source })
+    }
+
     /// Rules in their order, the later deciding. On v2 they need BPF.
     fn devices(&self, rules: &[LinuxDeviceCgroup]) -> Result<(), CgroupError> {
         if rules.is_empty() {
@@ -167,7 +215,7 @@ impl Limits<'_> {
         }
         let directory = self.cgroup.directory(Some("devices"));
         if !directory.is_dir() {
-            return Err(CgroupError::NoController { field: "devices", controller: "devices" });
+            return Err(CgroupError::NoController { field: "devices", controller: "devices".to_owned() });
         }
         for rule in rules {
             let file = directory.join(if rule.allow() { "devices.allow" } else { "devices.deny" });
@@ -181,7 +229,9 @@ impl Limits<'_> {
         &'a T: From<&'a cgroups_rs::fs::Subsystem>,
         T: cgroups_rs::fs::Controller + cgroups_rs::fs::ControllIdentifier,
     {
-        self.library.controller_of::<T>().ok_or(CgroupError::NoController { field, controller })
+        self.library
+            .controller_of::<T>()
+            .ok_or_else(|| CgroupError::NoController { field, controller: controller.to_owned() })
     }
 
     fn done<T>(

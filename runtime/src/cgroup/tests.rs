@@ -96,9 +96,13 @@ fn frozen_processes_wait() {
     group.0.freeze().unwrap();
     assert!(group.0.is_frozen().unwrap());
     let used = || group.0.stats().unwrap().cpu.usage_nanos;
-    let before = used();
-    std::thread::sleep(Duration::from_millis(50));
-    assert_eq!(used(), before, "a frozen group uses no time");
+    // What it used until then may be booked a moment later.
+    let mut before = 0;
+    until("a frozen group uses time", || {
+        before = used();
+        std::thread::sleep(Duration::from_millis(50));
+        used() == before
+    });
     group.0.thaw().unwrap();
     assert!(!group.0.is_frozen().unwrap());
     until("it runs again", || used() > before);
@@ -160,7 +164,97 @@ fn paths_that_could_leave_the_hierarchy_are_refused() {
 
 #[test]
 fn what_would_be_ignored_is_refused_by_name() {
-    let resources = serde_json::from_value(serde_json::json!({ "unified": { "memory.high": "1" } })).unwrap();
-    let error = Cgroup::create(&format!("/neargate-unit-{}-unified", std::process::id()), &resources).unwrap_err();
-    assert!(error.to_string().contains("unified"), "{error}");
+    let path = format!("/neargate-unit-{}-refused-member", std::process::id());
+    for (resources, name) in [
+        (serde_json::json!({ "memory": { "kernel": 1 << 20 } }), "memory.kernel"),
+        (serde_json::json!({ "memory": { "useHierarchy": false } }), "memory.useHierarchy"),
+        (serde_json::json!({ "blockIO": { "leafWeight": 100 } }), "blockIO.leafWeight"),
+        (serde_json::json!({ "unified": { "cgroup.procs": "1" } }), "unified"),
+        (serde_json::json!({ "rdma": { "mlx5_9": { "hcaHandles": 1 } } }), "rdma"),
+        (serde_json::json!({ "cpu": { "cpus": "0-65000" } }), "cpu.cpus"),
+    ] {
+        let error = Cgroup::create(&path, &serde_json::from_value(resources).unwrap()).unwrap_err();
+        assert!(error.to_string().contains(name), "{error}");
+        assert!(!Cgroup::open(&path).unwrap().exists(), "{name}");
+    }
+}
+
+/// What a file of the group says, on whichever hierarchy it is.
+fn file(group: &Group, name: &str) -> String {
+    let found = group.0.directories().iter().find_map(|directory| fs::read_to_string(directory.join(name)).ok());
+    found.unwrap_or_else(|| panic!("no {name}")).trim().to_owned()
+}
+
+#[test]
+fn processors_are_chosen_at_the_start_and_later() {
+    let group = Group::new("sets", serde_json::json!({ "cpu": { "cpus": "0", "mems": "0" } }));
+    assert_eq!((file(&group, "cpuset.cpus"), file(&group, "cpuset.mems")), ("0".to_owned(), "0".to_owned()));
+    let mut shell = group.run("grep Cpus_allowed_list /proc/self/status; sleep 1000");
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(shell.stdout.take().unwrap()), &mut line).unwrap();
+    assert_eq!(line, "Cpus_allowed_list:\t0\n");
+    group.0.kill_all().unwrap();
+    shell.wait().unwrap();
+
+    let later = Group::new("sets-later", serde_json::json!({}));
+    let mut shell = later.run("sleep 1000 & sleep 1000");
+    until("three processes", || later.0.pids().unwrap().len() == 3);
+    later.0.update(&serde_json::from_value(serde_json::json!({ "cpu": { "cpus": "0" } })).unwrap()).unwrap();
+    for pid in later.0.pids().unwrap() {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        assert!(status.contains("Cpus_allowed_list:\t0\n"), "{pid} runs elsewhere");
+    }
+    later.0.kill_all().unwrap();
+    shell.wait().unwrap();
+}
+
+#[test]
+fn bursts_and_idle_groups() {
+    let wanted = serde_json::json!({ "cpu": { "quota": 50_000, "period": 100_000, "burst": 20_000 } });
+    let group = Group::new("burst", wanted);
+    let burst = if is_v2() { "cpu.max.burst" } else { "cpu.cfs_burst_us" };
+    assert_eq!(file(&group, burst), "20000");
+    let idle = Group::new("idle", serde_json::json!({ "cpu": { "idle": 1 } }));
+    assert_eq!(file(&idle, "cpu.idle"), "1");
+    // A quota alone leaves the period.
+    let period = Group::new("period", serde_json::json!({ "cpu": { "quota": 20_000, "period": 50_000 } }));
+    period.0.update(&serde_json::from_value(serde_json::json!({ "cpu": { "quota": 30_000 } })).unwrap()).unwrap();
+    if is_v2() {
+        assert_eq!(file(&period, "cpu.max"), "30000 50000");
+    } else {
+        assert_eq!(
+            (file(&period, "cpu.cfs_quota_us"), file(&period, "cpu.cfs_period_us")),
+            ("30000".into(), "50000".into())
+        );
+    }
+}
+
+#[test]
+fn a_limit_below_what_is_used_is_refused_where_that_was_asked_for() {
+    let group = Group::new("used", serde_json::json!({ "memory": { "limit": 64 << 20 } }));
+    let mut shell = group.run("x=$(head -c 8000000 /dev/zero | tr '\\0' x); echo ready; sleep 1000");
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(shell.stdout.take().unwrap()), &mut line).unwrap();
+    let update = |resources| group.0.update(&serde_json::from_value(resources).unwrap());
+    let error = update(serde_json::json!({ "memory": { "limit": 1 << 20, "checkBeforeUpdate": true } })).unwrap_err();
+    assert!(matches!(error, CgroupError::LessThanUsed { limit: 0x10_0000, .. }), "{error}");
+    update(serde_json::json!({ "memory": { "limit": 48 << 20, "checkBeforeUpdate": true } })).unwrap();
+    group.0.kill_all().unwrap();
+    shell.wait().unwrap();
+}
+
+#[test]
+fn what_is_frozen_below_is_killed_too() {
+    let group = Group::new("below", serde_json::json!({}));
+    let below = Cgroup::open(&format!("{}/below", group.0.path())).unwrap();
+    below.make().unwrap();
+    // The outer one removes both.
+    let inner = std::mem::ManuallyDrop::new(Group(below.clone()));
+    let mut child = inner.run("exec sleep 1000");
+    until("it is there", || below.pids().unwrap().len() == 1);
+    below.freeze().unwrap();
+    let reaper = std::thread::spawn(move || child.wait().unwrap());
+    group.0.delete().unwrap();
+    reaper.join().unwrap();
+    assert!(!below.exists());
 }

@@ -20,6 +20,7 @@ use crate::container::state::{Directory, Record};
 use crate::container::{self, Stdio};
 use crate::namespaces::pin;
 use crate::process::ProcessRef;
+use crate::seccomp::Cache;
 use crate::sys::unix_socket;
 
 pub(super) type Outcome = Result<ExitCode, Box<dyn Error>>;
@@ -75,6 +76,7 @@ fn begin(root: &Path, args: &Create, detached: bool) -> Result<Created, Box<dyn 
         preserve_fds: args.preserve_fds,
         supervision: Supervision::Detached,
         reaper: false,
+        filters: &Cache::below(root),
     })?)
 }
 

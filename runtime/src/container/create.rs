@@ -24,6 +24,7 @@ use crate::mounts::{self, overlay::IdMap, prepare};
 use crate::namespaces::{Namespaces, User, user};
 use crate::process::settings::Settings;
 use crate::process::{ProcessRef, limits};
+use crate::seccomp;
 use crate::sys::pidfd;
 use crate::sys::title::Arguments;
 
@@ -53,6 +54,8 @@ pub struct CreateRequest<'a> {
     pub supervision: Supervision,
     /// Pid 1 is an init of ours, the user's process a child of it.
     pub reaper: bool,
+    /// Compiled seccomp filters.
+    pub filters: &'a seccomp::Cache,
 }
 
 /// Why a container could not be created. Nothing of it is left then.
@@ -200,7 +203,7 @@ fn plan(bundle: &Bundle, request: CreateRequest<'_>, state: State) -> Result<Set
         namespaces: Namespaces::open(linux)?,
         mounts: mounts::Plan::from_bundle(bundle)?,
         devices: devices::plan(linux.devices().as_deref().unwrap_or_default())?,
-        settings: Settings::new(process, linux.seccomp().as_ref())?,
+        settings: Settings::new(process, linux.seccomp().as_ref(), request.filters)?,
         stdio: ChildStdio::new(request.stdio, terminal_size(process)),
         hostname: text(config.hostname()),
         domainname: text(config.domainname()),

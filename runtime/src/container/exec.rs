@@ -29,6 +29,7 @@ use crate::process::procfs::Procfs;
 use crate::process::settings::Settings;
 use crate::process::user::Identity;
 use crate::process::{ProcessRef, limits};
+use crate::seccomp::Cache;
 use crate::sys::{close_range, pidfd};
 
 /// How long a process may take from one step into the container to the next.
@@ -40,6 +41,7 @@ pub struct ExecTarget {
     init: ProcessRef,
     cgroup: String,
     seccomp: Option<LinuxSeccomp>,
+    filters: Cache,
 }
 
 /// Why a process could not be added.
@@ -86,10 +88,10 @@ pub struct Exec {
 }
 
 impl ExecTarget {
-    /// A container known by its init and configuration.
-    pub fn new(init: ProcessRef, id: &str, config: &Spec) -> ExecTarget {
+    /// A container known by its init and configuration, whose seccomp filter `filters` may keep.
+    pub fn new(init: ProcessRef, id: &str, config: &Spec, filters: Cache) -> ExecTarget {
         let seccomp = config.linux().as_ref().and_then(|linux| linux.seccomp().clone());
-        ExecTarget { init, cgroup: cgroup_path(config, id), seccomp }
+        ExecTarget { init, cgroup: cgroup_path(config, id), seccomp, filters }
     }
 
     /// A container with a state directory, which has to be running.
@@ -105,7 +107,7 @@ impl ExecTarget {
         }
         let config = Spec::load(record.bundle.join("config.json"))
             .map_err(|source| ExecError::Config { id: id.to_owned(), source: Box::new(source) })?;
-        Ok(ExecTarget { cgroup: record.cgroup, ..ExecTarget::new(init, id, &config) })
+        Ok(ExecTarget { cgroup: record.cgroup, ..ExecTarget::new(init, id, &config, Cache::below(state_root)) })
     }
 }
 
@@ -130,7 +132,7 @@ pub fn exec_preserving(
     stdio: Stdio,
     preserve_fds: u32,
 ) -> Result<Exec, ExecError> {
-    let settings = Settings::new(process, target.seccomp.as_ref()).map_err(ExecError::Prepare)?;
+    let settings = Settings::new(process, target.seccomp.as_ref(), &target.filters).map_err(ExecError::Prepare)?;
     let init = pidfd::open(target.init.pid).map_err(|_| ExecError::Ended)?;
     let kinds = foreign_namespaces(target.init.pid).map_err(ExecError::Prepare)?;
     // Looked at after the pidfd and the namespaces were: both were the right process's then.

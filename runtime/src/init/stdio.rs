@@ -12,6 +12,7 @@ use nix::unistd::{Gid, Uid, dup2_stderr, dup2_stdin, dup2_stdout, fchown};
 
 use super::channel::{Channel, Message};
 use super::failure::{Context, Failure, Step};
+use crate::mounts::attach::place;
 use crate::mounts::root::{Kind, Root, file_type};
 use crate::process::user::Identity;
 use crate::sys::{mount_api, terminal};
@@ -82,9 +83,8 @@ impl ChildStdio {
     pub fn open_terminal(&self, root: &Root, channel: &Channel) -> Result<(), Failure> {
         let Some(slave) = self.connect_terminal(root, channel)? else { return Ok(()) };
         let console = Path::new("/dev/console");
-        let target = root.find_or_make(console, Kind::File)?;
         let mount = mount_api::clone_tree(&slave, "", false).on(Step::Console, console.display())?;
-        mount_api::attach(&mount, &target).on(Step::Console, console.display())
+        place(root, &mount, console, Kind::File)
     }
 
     /// Child side: opens a pty, makes it the controlling terminal and stdio, sends its master.

@@ -80,7 +80,8 @@ fn finish(mount: &OwnedFd, options: &Options, destination: &Path) -> Result<(), 
     Ok(())
 }
 
-fn place(root: &Root, mount: &OwnedFd, destination: &Path, kind: Kind) -> Result<(), Failure> {
+/// Attaches `mount` at `destination`, which is made where it is missing. EPERM where links of an image lead into procfs.
+pub fn place(root: &Root, mount: &OwnedFd, destination: &Path, kind: Kind) -> Result<(), Failure> {
     let target = root.find_or_make(destination, kind)?;
     let on_proc = fstatfs(&target).on(Step::FindTarget, destination.display())?.filesystem_type() == PROC_SUPER_MAGIC;
     // Whoever writes the configuration may want something in /proc; a link in an image may not.

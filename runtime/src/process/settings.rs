@@ -19,7 +19,7 @@ use super::procfs::Procfs;
 use super::user::Identity;
 use crate::capabilities::CapabilitySets;
 use crate::init::failure::{Context, Failure, Step};
-use crate::seccomp::{self, Filter};
+use crate::seccomp::{Cache, Filter};
 
 /// Where programs are looked for when the container's environment has no PATH, as execvp(3).
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -40,8 +40,8 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Checks `process` and compiles `seccomp`.
-    pub fn new(process: &Process, seccomp: Option<&LinuxSeccomp>) -> Result<Settings, Failure> {
+    /// Checks `process` and compiles `seccomp`, where `filters` does not keep it.
+    pub fn new(process: &Process, seccomp: Option<&LinuxSeccomp>, filters: &Cache) -> Result<Settings, Failure> {
         let text = |text: &String| CString::new(text.as_str()).on(Step::Execute, text.escape_debug());
         let args = process.args().iter().flatten().map(text).collect::<Result<Vec<_>, _>>()?;
         if args.is_empty() {
@@ -50,7 +50,8 @@ impl Settings {
         let none = empty_capabilities()?;
         let capabilities = CapabilitySets::from_oci(process.capabilities().as_ref().unwrap_or(&none))
             .map_err(|error| told(&error, Step::Capabilities))?;
-        let filter = seccomp.map(seccomp::compile).transpose().map_err(|error| told(&error, Step::Seccomp))?;
+        let filter =
+            seccomp.map(|profile| filters.compile(profile)).transpose().map_err(|error| told(&error, Step::Seccomp))?;
         let label = |label: &Option<String>| label.clone().filter(|label| !label.is_empty());
         Ok(Settings {
             args,
