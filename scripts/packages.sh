@@ -6,6 +6,7 @@ set -euo pipefail
 packages=(
   "$@"
   build-essential pkg-config libseccomp-dev       # to build
+  e2fsprogs                                        # to run: ephemeralStorage
   busybox-static mmdebstrap skopeo umoci jq        # to make images
   docker-registry apache2-utils openssl            # a registry to pull from
   iproute2 nftables util-linux procps python3-venv # to look from outside

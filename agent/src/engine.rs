@@ -236,7 +236,7 @@ impl Shared {
         }
         self.tasks().insert(id.clone(), Handle { view, commands, timing: timing.clone() });
         let places = Places::of(&self.config.root, &id);
-        let sandbox = Host::new(self.runtime.clone(), places.run, self.task_cgroup(&id));
+        let sandbox = Host::new(self.runtime.clone(), &places, self.task_cgroup(&id));
         let shared = self.clone();
         let timing = timing.unwrap_or_else(|| Arc::new(Timing::of_earlier(&id)));
         let unsaved = false;

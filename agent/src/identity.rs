@@ -100,6 +100,15 @@ impl Names {
         self.arn(&format!("task/{}/{task}", self.identity.cluster))
     }
 
+    /// The task that a request names, by id or ARN; None for what is none, or is another cluster's.
+    pub fn task(&self, text: &str) -> Option<TaskId> {
+        let id = TaskId::parse(text)?;
+        // Older ARNs name no cluster.
+        let (_, resource) = text.split_once(":task/").unwrap_or(("", text));
+        let ours = resource == id.as_str() || resource == format!("{}/{id}", self.identity.cluster);
+        ours.then_some(id)
+    }
+
     /// `…:container/CLUSTER/TASK/UUID`
     pub fn container_arn(&self, task: &TaskId, container: &str) -> String {
         self.arn(&format!("container/{}/{task}/{container}", self.identity.cluster))
@@ -138,6 +147,11 @@ mod tests {
         let id = TaskId::random();
         let names = Names::new(IdentityConfig::default());
         assert_eq!(TaskId::parse(&names.task_arn(&id)), Some(id));
+        let of = |text: String| names.task(&text);
+        let id = TaskId::random();
+        let known = [id.to_string(), names.task_arn(&id), format!("arn:aws:ecs:local:000000000000:task/{id}")];
+        assert!(known.into_iter().all(|text| of(text).as_ref() == Some(&id)));
+        assert_eq!(of(format!("arn:aws:ecs:local:000000000000:task/other/{id}")), None);
         for hostile in ["", "..", "../../etc", "0123456789abcdef0123456789ABCDEF", "x/../y"] {
             assert_eq!(TaskId::parse(hostile), None, "{hostile}");
         }

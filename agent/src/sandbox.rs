@@ -31,6 +31,22 @@ pub enum SandboxError {
         /// Its words.
         message: String,
     },
+    /// mkfs.ext4 could not be executed.
+    #[error("cannot execute mkfs.ext4, which ephemeralStorage needs (Debian has it in e2fsprogs)")]
+    Mkfs {
+        /// The kernel's answer.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The task's own disk could not be mounted or taken off.
+    #[error("cannot use the disk {}", path.display())]
+    Disk {
+        /// Its file or its place.
+        path: PathBuf,
+        /// The kernel's answer.
+        #[source]
+        source: std::io::Error,
+    },
     /// A file of the sandbox could not be used.
     #[error("cannot use {}", path.display())]
     File {
@@ -60,7 +76,7 @@ pub enum SandboxError {
     Cgroup(#[from] runtime::cgroup::CgroupError),
 }
 
-/// What namespaces a task needs before its containers.
+/// What a task needs before its containers: namespaces that they share, and the disk that they write to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shared {
     /// First host id of the task's user namespaces; there are none when absent.
@@ -71,10 +87,12 @@ pub struct Shared {
     pub ipc: Option<u64>,
     /// Whether they share a pid namespace.
     pub pid: bool,
+    /// GiB of a disk that holds their layers and volumes; these are on the host's when absent.
+    pub disk_gib: Option<u32>,
 }
 
 impl Shared {
-    /// Their names, as they are pinned. A user namespace is shared where it has to own another that is: else each
+    /// Names of the namespaces, as they are pinned. A user namespace is shared where it has to own another that is: else each
     /// container makes its own of the same ids, which takes neither a helper nor a pin.
     pub fn names(self) -> Vec<&'static str> {
         let mut names = Vec::new();
@@ -129,7 +147,7 @@ pub enum Found {
 
 /// The isolation around one task. Containers are named by their bundle directories.
 pub trait Sandbox: Send + Sync + 'static {
-    /// Makes the shared namespaces and the task's cgroup; answers what each took.
+    /// Makes the shared namespaces, the task's disk and its cgroup; answers what each took.
     fn prepare(
         &self,
         shared: Shared,
@@ -150,7 +168,7 @@ pub trait Sandbox: Send + Sync + 'static {
     fn forget(&self, bundle: &Path) -> impl Future<Output = Result<(), SandboxError>> + Send;
     /// Sends a signal to a container's pid 1. One that has ended is success.
     fn signal(&self, bundle: &Path, signal: i32) -> impl Future<Output = Result<(), SandboxError>> + Send;
-    /// Ends all that is left of the task and removes namespaces, cgroup and bundles. Repeating it is success.
+    /// Ends all that is left of the task and removes namespaces, cgroup and bundles, and takes its disk off. Repeating it is success.
     fn destroy(&self) -> impl Future<Output = Result<(), SandboxError>> + Send;
 }
 

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use proto::v1::RegisterTaskDefinitionRequest;
+use proto::v1::{EphemeralStorage, RegisterTaskDefinitionRequest};
 
+use crate::length;
 use crate::problem::{Problem, Problems};
 use crate::support;
 use crate::tags;
@@ -16,6 +17,10 @@ pub(crate) mod size;
 mod volumes;
 
 const MAX_CONTAINERS: usize = 10;
+/// Of a definition as JSON, bytes.
+const MAX_BYTES: usize = 64 << 10;
+/// GiB.
+const EPHEMERAL_STORAGE: std::ops::RangeInclusive<i32> = 21..=200;
 
 /// Checks a definition. Every problem is told, each with the path of the member at fault.
 pub fn check(request: &RegisterTaskDefinitionRequest) -> Result<TaskSpec, Vec<Problem>> {
@@ -28,6 +33,11 @@ pub fn check(request: &RegisterTaskDefinitionRequest) -> Result<TaskSpec, Vec<Pr
 pub(crate) fn read(problems: &mut Problems, request: &RegisterTaskDefinitionRequest) -> TaskSpec {
     // Wire messages have string keys and finite numbers only, so they always have a JSON form.
     let json = serde_json::to_value(request).unwrap_or_default();
+    let length = length::written(&json).len();
+    if length > MAX_BYTES {
+        let text = format!("Actual length: '{length}'. Max allowed length is '{MAX_BYTES}' bytes.");
+        problems.client("containerDefinitions", text);
+    }
     support::refuse(support::TASK_DEFINITION, &json, "", problems);
 
     tags::check(problems, &request.tags);
@@ -39,6 +49,7 @@ pub(crate) fn read(problems: &mut Problems, request: &RegisterTaskDefinitionRequ
     let requires_compatibilities = compatibilities(problems, &request.requires_compatibilities);
     let cpu_units = size::task_cpu(problems, "cpu", request.cpu.as_deref());
     let memory_mib = size::task_memory(problems, "memory", request.memory.as_deref());
+    let ephemeral_storage_gib = ephemeral_storage(problems, "ephemeralStorage", request.ephemeral_storage.as_ref());
     let cpu_architecture = platform(problems, request);
     let volumes = volumes::check(problems, &request.volumes);
 
@@ -65,6 +76,7 @@ pub(crate) fn read(problems: &mut Problems, request: &RegisterTaskDefinitionRequ
         ipc_mode,
         cpu_units,
         memory_mib,
+        ephemeral_storage_gib,
         containers,
         volumes,
         requires_compatibilities,
@@ -157,6 +169,16 @@ fn ipc_mode(problems: &mut Problems, mode: Option<&str>) -> IpcMode {
             IpcMode::Private
         }
     }
+}
+
+/// GiB.
+pub(crate) fn ephemeral_storage(problems: &mut Problems, path: &str, given: Option<&EphemeralStorage>) -> Option<u32> {
+    let size = given.filter(|given| **given != EphemeralStorage::default())?.size_in_gi_b();
+    if !EPHEMERAL_STORAGE.contains(&size) {
+        let (first, last) = EPHEMERAL_STORAGE.into_inner();
+        problems.client(format!("{path}.sizeInGiB"), format!("{path}.sizeInGiB must be {first} to {last}."));
+    }
+    u32::try_from(size).ok()
 }
 
 fn compatibilities(problems: &mut Problems, names: &[String]) -> Vec<LaunchType> {

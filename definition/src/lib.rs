@@ -6,6 +6,7 @@
 
 mod check;
 pub mod file;
+mod length;
 mod overrides;
 mod problem;
 mod registered;

@@ -21,7 +21,6 @@ pub type Row = (&'static str, Support);
 
 const ROLES: &str = "task endpoints and roles come later";
 const NETWORK: &str = "addresses, ports and names come later";
-const DEPTH: &str = "not run yet";
 const STORAGE: &str = "NFS volumes come later";
 const CLUSTER: &str = "there is one host and no scheduler of many";
 
@@ -57,7 +56,8 @@ pub const TASK_DEFINITION: &[Row] = &[
     ("ipcMode", Works("`host`: the task then has no user namespace")),
     ("proxyConfiguration", Refused("App Mesh is not supported")),
     ("inferenceAccelerators", Refused("AWS has retired Elastic Inference")),
-    ("ephemeralStorage", Refused(DEPTH)),
+    ("ephemeralStorage", Works("a hard limit of what containers write to their roots and to volumes of the task")),
+    ("ephemeralStorage.sizeInGiB", Works("21 to 200")),
     ("runtimePlatform", Works("")),
     ("runtimePlatform.cpuArchitecture", Works("the host's own")),
     ("runtimePlatform.operatingSystemFamily", Works("`LINUX`")),
@@ -187,12 +187,13 @@ pub const RUN_TASK: &[Row] = &[
     ("overrides.executionRoleArn", Refused(ROLES)),
     ("overrides.memory", Works("")),
     ("overrides.taskRoleArn", Refused(ROLES)),
-    ("overrides.ephemeralStorage", Refused(DEPTH)),
+    ("overrides.ephemeralStorage", Works("")),
+    ("overrides.ephemeralStorage.sizeInGiB", Works("21 to 200")),
     ("placementConstraints", Refused(CLUSTER)),
     ("placementStrategy", Refused(CLUSTER)),
     ("platformVersion", Refused("platform versions are Fargate's")),
     ("propagateTags", Works("`TASK_DEFINITION`, `NONE`")),
-    ("referenceId", Refused(DEPTH)),
+    ("referenceId", Refused("there is nothing that it could refer to")),
     ("startedBy", Works("")),
     ("tags", Works("")),
     ("tags[].key", Works("")),
@@ -259,12 +260,6 @@ fn is_absent(value: &Value) -> bool {
 pub fn markdown_table() -> String {
     let mut text = String::from("| Task definition | | |\n|---|---|---|\n");
     for (path, support) in TASK_DEFINITION {
-        // A member's own members are told only where they differ from it.
-        let depth = path.matches('.').count();
-        let noteworthy = matches!(support, Refused(_)) || !matches!(support, Works("")) || depth <= 1;
-        if !noteworthy {
-            continue;
-        }
         let (word, note) = match support {
             Works(note) => ("works", note),
             Refused(reason) => ("refused", reason),

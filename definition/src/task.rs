@@ -19,6 +19,8 @@ pub struct TaskSpec {
     pub cpu_units: Option<u32>,
     /// Hard limit of the whole task in MiB.
     pub memory_mib: Option<u32>,
+    /// Hard limit of what its containers may write to their root file systems and to volumes of the task, GiB.
+    pub ephemeral_storage_gib: Option<u32>,
     /// At least one, at least one essential, names unique, in the definition's order.
     pub containers: Vec<ContainerSpec>,
     /// Names unique.

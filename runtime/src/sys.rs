@@ -6,6 +6,7 @@ pub mod clone3;
 pub mod close_range;
 pub mod fork;
 pub mod keyctl;
+pub mod loop_device;
 pub mod loopback;
 pub mod memory;
 pub mod mount_api;

@@ -133,10 +133,12 @@ fn fargate_is_refused_in_words() {
         json!({ "requiresCompatibilities": ["FARGATE"], "networkMode": "awsvpc", "cpu": "256", "memory": "512" }),
     );
     let arn = host.register(&definition).unwrap().task_definition_arn;
-    let status = host.run_task(RunTaskRequest { task_definition: arn.clone(), ..Default::default() }).unwrap_err();
+    let network_configuration = Some(system_tests::definition::network());
+    let request = RunTaskRequest { task_definition: arn, network_configuration, ..Default::default() };
+    let status = host.run_task(request.clone()).unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument);
     assert!(status.message().contains("FARGATE"), "{status}");
-    let request = RunTaskRequest { task_definition: arn, launch_type: Some("EC2".into()), ..Default::default() };
+    let request = RunTaskRequest { launch_type: Some("EC2".into()), ..request };
     assert_eq!(host.run_task(request).unwrap().tasks.len(), 1);
 }
 

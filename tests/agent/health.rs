@@ -47,6 +47,19 @@ fn dependants_wait_until_it_is_healthy() {
     assert_eq!(seen.last().unwrap().last_status(), "RUNNING", "a task of nobody's service goes on");
 }
 
+#[test]
+fn an_images_own_health_check_is_ignored() {
+    let host = TestHost::start();
+    // Its check fails each second.
+    let arn = host.run(&task("of-image", &[shell("c", &host.image("signal"), "exec sleep 1000")]));
+    host.running(&arn);
+    let unknown = || {
+        let task = host.describe(&arn);
+        (task.health_status(), task.containers[0].health_status()) == ("UNKNOWN", "UNKNOWN")
+    };
+    assert!(system_tests::eventually::stays(Duration::from_secs(2), unknown));
+}
+
 fn exec(host: &TestHost, arn: &str, container: &str, script: &str) -> Option<i32> {
     host.cli(&["exec", "--container", container, arn, "sh", "-c", script]).status.code()
 }
@@ -105,7 +118,13 @@ fn a_container_is_started_again() {
     let quick = with(with(shell("quick", &image, "exit 7"), policy(json!([]))), json!({ "essential": false }));
     let ignored =
         with(with(shell("ignored", &image, "sleep 61; exit 7"), policy(json!([7]))), json!({ "essential": false }));
-    let arn = host.run(&with(task("again", &[again, quick, ignored]), json!({ "volumes": [{ "name": "runs" }] })));
+    // The second time its shell is not there.
+    let broken = with(
+        with(shell("broken", &image, "sleep 61; rm /bin/busybox; exit 7"), policy(json!([]))),
+        json!({ "essential": false }),
+    );
+    let containers = [again, quick, ignored, broken];
+    let arn = host.run(&with(task("again", &containers), json!({ "volumes": [{ "name": "runs" }] })));
     host.running(&arn);
     // The end of the first run is for a new agent to find.
     std::thread::sleep(Duration::from_secs(55));
@@ -120,6 +139,10 @@ fn a_container_is_started_again() {
     for name in ["quick", "ignored"] {
         assert_eq!(container(&task, name).exit_code, Some(7), "{name} is not started again");
     }
+    let seen = host.watch(&arn, |task| container(task, "broken").last_status() == "STOPPED");
+    let broken = container(seen.last().unwrap(), "broken");
+    assert!(broken.reason().starts_with("CannotStartContainerError: "), "{broken:?}");
+    assert_eq!((broken.exit_code, seen.last().unwrap().last_status()), (Some(127), "RUNNING"), "the task goes on");
     host.stop(&arn, None).unwrap();
     let ended = host.stopped(&arn);
     assert_eq!(container(&ended, "again").exit_code, Some(137), "stopped by us it stays stopped");

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use system_tests::TestHost;
-use system_tests::binaries::built;
+use system_tests::binaries::{built, tool};
 
 /// No task has this id.
 const ID: &str = "0123456789abcdef0123456789abcdef";
@@ -26,7 +26,12 @@ fn what_no_record_tells_of_is_ended_and_removed() {
     host.kill9();
     let (run, disks) = (host.root().join("run").join(ID), host.root().join("tasks").join(ID));
     fs::create_dir_all(run.join("c/rootfs")).unwrap();
-    fs::create_dir_all(disks.join("rw/c/upper")).unwrap();
+    fs::create_dir_all(disks.join("disk")).unwrap();
+    let image = disks.join("disk.ext4");
+    File::create(&image).unwrap().set_len(8 << 20).unwrap();
+    tool("e2fsprogs", Command::new("/usr/sbin/mkfs.ext4").args(["-q", "-F"]).arg(&image));
+    tool("mount", Command::new("mount").args(["-o", "loop"]).arg(&image).arg(disks.join("disk")));
+    fs::create_dir_all(disks.join("disk/rw/c/upper")).unwrap();
     let namespaces = run.join("task.ns");
     let pinned = Command::new(built("neargate-runtime"))
         .args(["namespaces", "create", "--net", "--user-base", "1900000000", "--user-size", "65536", "--dir"])
@@ -51,6 +56,7 @@ fn what_no_record_tells_of_is_ended_and_removed() {
     assert!(groups.iter().all(|group| !group.exists() && !group.parent().unwrap().exists()));
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     assert!(!mounts.contains(namespaces.to_str().unwrap()), "{mounts}");
+    assert!(!mounts.contains(disks.to_str().unwrap()), "{mounts}");
 }
 
 #[test]

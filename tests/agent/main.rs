@@ -5,6 +5,8 @@
 
 mod api;
 mod cli;
+mod echo;
+mod endings;
 mod faults;
 mod fields;
 mod health;
@@ -12,7 +14,11 @@ mod kill9;
 mod leftovers;
 mod logs;
 mod modes;
+mod overrides;
+mod requests;
 mod run;
 mod stop;
+mod storage;
 mod tags;
+mod texts;
 mod timing;

@@ -133,3 +133,25 @@ fn containers_stop_in_reverse_order_of_their_start() {
     assert_eq!(container(&ended, "dependant").exit_code, Some(0));
     assert_eq!(container(&ended, "base").exit_code, Some(0), "it was stopped before what depends on it");
 }
+
+/// As ECS's own agent is tested: 0, 137 and 0. `slow` needs longer than the host's default of two seconds.
+#[test]
+fn each_container_has_a_stop_timeout_of_its_own() {
+    let host = TestHost::start();
+    let image = host.image("base");
+    let quick = "trap 'exit 0' TERM; echo ready; while :; do sleep 0.05; done";
+    let slow = "trap 'sleep 4; exit 0' TERM; echo ready; while :; do sleep 0.05; done";
+    let deaf = "trap '' TERM; echo ready; while :; do sleep 0.05; done";
+    let parent = depending(shell("parent", &image, quick), "deaf", "START");
+    let deaf = depending(with(shell("deaf", &image, deaf), json!({ "stopTimeout": 1 })), "slow", "START");
+    let slow = with(shell("slow", &image, slow), json!({ "stopTimeout": 60 }));
+    let arn = host.run(&task("granular", &[parent, deaf, slow]));
+    for name in ["parent", "deaf", "slow"] {
+        let ready = || host.logs(&arn, name).contains("ready").then_some(());
+        system_tests::eventually("the traps are set", Duration::from_secs(20), ready);
+    }
+    host.stop(&arn, None).unwrap();
+    let ended = host.stopped(&arn);
+    let codes = ["parent", "deaf", "slow"].map(|name| container(&ended, name).exit_code);
+    assert_eq!(codes, [Some(0), Some(137), Some(0)]);
+}

@@ -47,3 +47,21 @@ fn a_mount_and_a_file_that_are_left_are_told() {
     assert!(left.iter().any(|line| line.starts_with("+ file: ")), "{left:?}");
     Snapshot::settle(&scope, &before).unwrap();
 }
+
+#[test]
+fn a_loop_device_that_is_left_is_told() {
+    system_tests::binaries::need_root();
+    let root = tempfile::Builder::new().prefix("ng-leaks-").tempdir().unwrap();
+    let scope = Scope::Root(root.path().to_owned());
+    let file = root.path().join("disk.ext4");
+    fs::File::create(&file).unwrap().set_len(1 << 20).unwrap();
+    let before = Snapshot::take(&scope);
+    let losetup =
+        |arguments: &[&str]| system_tests::binaries::tool("mount", Command::new("/sbin/losetup").args(arguments));
+    let device = losetup(&["--find", "--show", file.to_str().unwrap()]).trim().to_owned();
+    let left = Snapshot::take(&scope).new_since(&before);
+    losetup(&["--detach", &device]);
+    let name = device.trim_start_matches("/dev/");
+    assert_eq!(left, [format!("+ loop device: {name} on {}", file.display())]);
+    Snapshot::settle(&scope, &before).unwrap();
+}

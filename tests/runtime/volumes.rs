@@ -124,7 +124,7 @@ fn a_new_volume_begins_with_what_the_image_has_there() {
         let arn = host.run(&with(task("filled", &[with(shell("c", &image, &script), mounted.clone())]), volumes));
         assert_eq!(host.stopped(&arn).containers[0].exit_code, Some(0));
         assert_eq!(host.logs(&arn, "c"), OF_IMAGE);
-        let source = host.task_directory(&arn).join("volumes/v/file");
+        let source = host.task_directory(&arn).join("disk/volumes/v/file");
         assert_eq!(fs::read_to_string(source).unwrap(), "changed\n", "it is the volume that was written");
     }
     // A directory of the host stays as it is.
@@ -192,7 +192,7 @@ fn only_what_is_the_images_own_is_copied_into_a_volume() {
         { "sourceVolume": "linked", "containerPath": "/links/sys" },
     ] });
     let arn = running(&host, mounted, volumes);
-    let volume = |name: &str| host.task_directory(&arn).join("volumes").join(name);
+    let volume = |name: &str| host.task_directory(&arn).join("disk/volumes").join(name);
     assert!(volume("outer").join("file").exists());
     assert_eq!(fs::metadata(volume("inner")).unwrap().uid(), 1000, "it is as the image has /data/sub");
     assert_eq!(fs::read_dir(volume("linked")).unwrap().count(), 0, "nothing of the host's /sys");

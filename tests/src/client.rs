@@ -91,7 +91,9 @@ impl Client {
     #[track_caller]
     pub fn run(&self, definition: &Value) -> String {
         let registered = self.register(definition).expect("the definition is good");
-        let request = RunTaskRequest { task_definition: registered.task_definition_arn, ..RunTaskRequest::default() };
+        let network_configuration = (registered.network_mode() == "awsvpc").then(definition::network);
+        let task_definition = registered.task_definition_arn;
+        let request = RunTaskRequest { task_definition, network_configuration, ..RunTaskRequest::default() };
         let answer = self.run_task(request).expect("the task is accepted");
         assert_eq!(answer.failures, [], "the task fits");
         answer.tasks[0].task_arn().to_owned()

@@ -1,6 +1,6 @@
 //! Task definitions as tests write them: ECS JSON, with the members that a test does not care about filled in.
 
-use proto::v1::RegisterTaskDefinitionRequest;
+use proto::v1::{AwsVpcConfiguration, NetworkConfiguration, RegisterTaskDefinitionRequest};
 use serde_json::{Value, json};
 
 /// A definition of a family with these containers and a small memory limit where a container has none.
@@ -26,6 +26,12 @@ pub fn with(mut value: Value, more: Value) -> Value {
 #[track_caller]
 pub fn request(definition: &Value) -> RegisterTaskDefinitionRequest {
     serde_json::from_value(definition.clone()).expect("the test's definition is ECS JSON")
+}
+
+/// What RunTask wants of a definition with `networkMode` `awsvpc`.
+pub fn network() -> NetworkConfiguration {
+    let awsvpc = AwsVpcConfiguration { subnets: vec!["subnet-any".to_owned()], ..AwsVpcConfiguration::default() };
+    NetworkConfiguration { awsvpc_configuration: Some(awsvpc) }
 }
 
 fn filled(container: Value) -> Value {

@@ -2,7 +2,7 @@
 //! the recipe's digest.
 //!
 //! - `base`: busybox with all applets; a setuid `su`; a node of the null device at /null; users root, app (1000) and last (65535); /data of app; no entry point, `sh`
-//! - `signal`: base with STOPSIGNAL SIGUSR1
+//! - `signal`: base with STOPSIGNAL SIGUSR1 and a HEALTHCHECK that fails
 //! - `configured`: base, a second layer that deletes /deleted, and entry point, command, user, directory, environment
 
 use std::fs::{self, File};
@@ -79,7 +79,9 @@ fn make(work: &Path, layout: &Path) {
     let layers = [layer(layout, work, &first), layer(layout, work, &second)];
     let path = "PATH=/bin";
     let base = json!({ "Env": [path], "Cmd": ["sh"] });
-    let signal = json!({ "Env": [path], "Cmd": ["sh"], "StopSignal": "SIGUSR1" });
+    let second = 1_000_000_000;
+    let unwell = json!({ "Test": ["CMD", "false"], "Interval": second, "Timeout": second, "Retries": 1 });
+    let signal = json!({ "Env": [path], "Cmd": ["sh"], "StopSignal": "SIGUSR1", "Healthcheck": unwell });
     let configured = json!({
         "Env": [path, "FROM_IMAGE=image", "SHARED=image"], "Entrypoint": ["/bin/sh", "-c"],
         "Cmd": ["echo command of the image"], "User": "app", "WorkingDir": "/srv/work",

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use definition::task::{CpuArchitecture, TaskSpec};
 use definition::{FARGATE_REFUSED, check_run_task, with_overrides};
 use prost::Message as _;
-use proto::v1::{Attribute, Container, Failure, RunTaskRequest, RunTaskResponse, Tag, Task, TaskDefinition};
+use proto::v1::{
+    Attribute, Container, EphemeralStorage, Failure, RunTaskRequest, RunTaskResponse, Tag, Task, TaskDefinition,
+};
 use sha2::{Digest as _, Sha256};
 
 use super::definitions::blocking;
@@ -179,6 +181,7 @@ impl Engine {
             enable_execute_command: Some(request.enable_execute_command.unwrap_or(false)),
             cpu: amount(spec.cpu_units),
             memory: amount(spec.memory_mib),
+            ephemeral_storage: ephemeral_storage(spec),
             version: Some(1),
             tags: tags.to_vec(),
             ..Task::default()
@@ -226,6 +229,11 @@ impl Shared {
         record.user_slot = self.user_slots().take();
         record.user_slot.is_some()
     }
+}
+
+fn ephemeral_storage(spec: &TaskSpec) -> Option<EphemeralStorage> {
+    let size = i32::try_from(spec.ephemeral_storage_gib?).ok();
+    Some(EphemeralStorage { size_in_gi_b: size })
 }
 
 fn checked(request: &RunTaskRequest, definition: &TaskDefinition) -> Result<TaskSpec, EngineError> {

@@ -84,6 +84,14 @@ impl Engine {
             let message = format!("Invalid status '{status}': use {ACTIVE} or {INACTIVE}.");
             return Err(EngineError::InvalidParameter { field: "status", message });
         }
+        let descending = match request.sort.as_deref() {
+            None | Some("ASC") => false,
+            Some("DESC") => true,
+            Some(other) => {
+                let message = format!("Invalid sort '{other}': use ASC or DESC.");
+                return Err(EngineError::InvalidParameter { field: "sort", message });
+            }
+        };
         let known = lock(&self.shared.definitions);
         let mut arns: Vec<String> = known
             .values()
@@ -93,7 +101,7 @@ impl Engine {
             .map(|definition| definition.task_definition_arn().to_owned())
             .collect();
         drop(known);
-        if request.sort.as_deref() == Some("DESC") {
+        if descending {
             arns.reverse();
         }
         let (task_definition_arns, next_token) = page(arns, request.next_token.as_deref(), request.max_results)?;

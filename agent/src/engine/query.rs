@@ -22,6 +22,8 @@ use crate::task::provision::Places;
 /// ECS's bound of DescribeTasks.
 const MOST_DESCRIBED: usize = 100;
 
+const LAUNCH_TYPES: [&str; 3] = ["EC2", "EXTERNAL", "FARGATE"];
+
 /// A container's log.
 #[derive(Debug, Clone)]
 pub struct ContainerLog {
@@ -49,7 +51,8 @@ impl Engine {
         if !record.is_stopped() {
             let commands = self.shared.tasks().get(&id).map(|handle| handle.commands.clone());
             let (done, told) = oneshot::channel();
-            let reason = request.reason.unwrap_or_else(|| "Task stopped by user".to_owned());
+            let given = request.reason.filter(|reason| !reason.is_empty());
+            let reason = given.unwrap_or_else(|| "Task stopped by user".to_owned());
             let stop = Command::Stop { code: "UserInitiated", reason, done };
             // A driver that ends before it takes this has stopped the task.
             if let Some(commands) = commands
@@ -74,7 +77,7 @@ impl Engine {
         let with_tags = with_tags(&request.include)?;
         let mut answer = DescribeTasksResponse::default();
         for name in &request.tasks {
-            let found = TaskId::parse(name).and_then(|id| Some((id.clone(), self.shared.record(&id)?)));
+            let found = self.shared.names.task(name).and_then(|id| Some((id.clone(), self.shared.record(&id)?)));
             match found {
                 Some((id, record)) => {
                     let mut task = self.shared.shown(&id, &record);
@@ -84,7 +87,8 @@ impl Engine {
                     answer.tasks.push(task);
                 }
                 None => {
-                    let arn = TaskId::parse(name).map_or(name.clone(), |id| self.shared.names.task_arn(&id));
+                    let id = TaskId::parse(name).filter(|id| id.as_str() == name);
+                    let arn = id.map_or(name.clone(), |id| self.shared.names.task_arn(&id));
                     let reason = Some("MISSING".to_owned());
                     answer.failures.push(Failure { arn: Some(arn), reason, detail: None });
                 }
@@ -101,6 +105,10 @@ impl Engine {
             let message = format!("Invalid desiredStatus '{desired}': use RUNNING or STOPPED.");
             return Err(EngineError::InvalidParameter { field: "desiredStatus", message });
         }
+        if let Some(other) = request.launch_type.as_deref().filter(|word| !LAUNCH_TYPES.contains(word)) {
+            let message = format!("Invalid launchType '{other}': use EC2, EXTERNAL or FARGATE.");
+            return Err(EngineError::InvalidParameter { field: "launchType", message });
+        }
         for (field, given) in [("serviceName", &request.service_name), ("daemonName", &request.daemon_name)] {
             if given.is_some() {
                 let message = format!("{field} is not supported: there are no services yet.");
@@ -114,10 +122,7 @@ impl Engine {
                 && same(&request.family, record.definition.family())
                 && same(&request.started_by, task.started_by())
                 && same(&request.launch_type, task.launch_type())
-                && request
-                    .container_instance
-                    .as_deref()
-                    .is_none_or(|wanted| task.container_instance_arn().ends_with(wanted))
+                && request.container_instance.as_deref().is_none_or(|wanted| is_instance(wanted, task))
         };
         let mut found: Vec<_> = self.shared.records().into_iter().filter(|(_, record)| matches(record)).collect();
         found.sort_by(|(_, a), (_, b)| b.task.created_at().total_cmp(&a.task.created_at()));
@@ -201,10 +206,16 @@ impl Engine {
 
     pub(super) fn find(&self, cluster: Option<&str>, task: &str) -> Result<(TaskId, Arc<TaskRecord>), EngineError> {
         self.check_cluster(cluster)?;
-        TaskId::parse(task).and_then(|id| Some((id.clone(), self.shared.record(&id)?))).ok_or_else(|| {
+        self.shared.names.task(task).and_then(|id| Some((id.clone(), self.shared.record(&id)?))).ok_or_else(|| {
             EngineError::InvalidParameter { field: "task", message: "The referenced task was not found.".to_owned() }
         })
     }
+}
+
+/// By id or ARN.
+fn is_instance(wanted: &str, task: &Task) -> bool {
+    let arn = task.container_instance_arn();
+    arn == wanted || arn.rsplit('/').next() == Some(wanted)
 }
 
 fn no_such_container(task: &TaskId, container: &str) -> EngineError {

@@ -213,7 +213,7 @@ impl Engine {
         left.retain(|id| !live.contains(id.as_str()));
         for id in left {
             let places = Places::of(&shared.config.root, &id);
-            let sandbox = Host::new(shared.runtime.clone(), places.run, shared.task_cgroup(&id));
+            let sandbox = Host::new(shared.runtime.clone(), &places, shared.task_cgroup(&id));
             if let Err(error) = sandbox.destroy().await {
                 tracing::error!(task = %id, error = chain(&error), "what an earlier agent left could not be removed");
             }

@@ -39,7 +39,7 @@ async fn remove_left_sandboxes(shared: &Shared) {
             continue;
         }
         let places = Places::of(&shared.config.root, &id);
-        let sandbox = Host::new(shared.runtime.clone(), places.run, shared.task_cgroup(&id));
+        let sandbox = Host::new(shared.runtime.clone(), &places, shared.task_cgroup(&id));
         if let Err(error) = sandbox.destroy().await {
             tracing::warn!(task = %id, error = chain(&error), "the stopped task's sandbox still cannot be removed");
             continue;

@@ -24,6 +24,38 @@ async fn abandoned(engine: &Engine, polls: usize) -> bool {
     .await
 }
 
+#[test]
+fn definitions_take_the_images_that_can_be_pulled() {
+    for image in [
+        "busybox",
+        "a/b:c",
+        "Busybox",
+        "a//b",
+        "host:5000/a",
+        "host:99999/a",
+        "host:/a",
+        "[::1]:5000/a",
+        "[::g]/a",
+        "a:",
+        "a:.b",
+        "oci:/l",
+        "oci:l/m",
+        "oci:/l:t",
+        "oci:/l:t t",
+        "oci:latest",
+        "a@sha256:12",
+        "a b",
+        "a_b.c/d",
+        "a.b.c/d",
+    ] {
+        let definition = serde_json::json!({
+            "family": "f", "containerDefinitions": [{ "name": "c", "image": image, "memory": 6 }],
+        });
+        let taken = definition::check(&serde_json::from_value(definition).unwrap()).is_ok();
+        assert_eq!(taken, image.parse::<rootfs::Reference>().is_ok(), "{image}");
+    }
+}
+
 #[tokio::test]
 async fn a_task_that_is_stored_is_driven_though_its_client_has_gone() {
     let root = tempfile::tempdir().unwrap();

@@ -30,8 +30,10 @@ use executable::{Executable, Prepared};
 use super::connection::{self, ConnectionError, Output, Outputs};
 use super::{Found, Sandbox, SandboxError, Shared, Start, Supervision, Took};
 use crate::identity::{cgroup_name, runtime_id};
+use crate::task::provision::Places;
 use crate::timing::{Phase, since_boot};
 
+mod disk;
 pub mod executable;
 
 /// How often a restarted agent looks whether a monitor that holds its lock has written its record.
@@ -60,15 +62,17 @@ pub struct Host {
     runtime: Executable,
     /// Holds `task.ns/` and one bundle per container.
     directory: PathBuf,
+    /// Holds writable layers and volumes of the task.
+    disk: PathBuf,
     cgroup: String,
     /// Held while something is being made, so that what is destroyed was made before or never will be.
     making: Arc<Mutex<()>>,
 }
 
 impl Host {
-    /// The sandbox of the task whose runtime directory and cgroup these are. Makes nothing.
-    pub fn new(runtime: Executable, directory: PathBuf, cgroup: String) -> Host {
-        Host { runtime, directory, cgroup, making: Arc::default() }
+    /// The sandbox of the task whose places and cgroup these are. Makes nothing.
+    pub fn new(runtime: Executable, places: &Places, cgroup: String) -> Host {
+        Host { runtime, directory: places.run.clone(), disk: places.disk(), cgroup, making: Arc::default() }
     }
 
     /// Where the task's namespaces are pinned.
@@ -83,8 +87,14 @@ impl Host {
         let lock = self.lock().await?;
         let path = self.cgroup.clone();
         blocking(move || Cgroup::ensure(&path, &limits).map(drop)).await?;
-        let limited = since_boot();
-        let mut phases = vec![phase("cgroup", None, begins, limited)];
+        let mut done = since_boot();
+        let mut phases = vec![phase("cgroup", None, begins, done)];
+        if let Some(gib) = shared.disk_gib {
+            let begins = done;
+            disk::make(&self.disk, gib, &lock).await?;
+            done = since_boot();
+            phases.push(phase("disk", None, begins, done));
+        }
         let wanted = shared.names();
         if wanted.is_empty() || self.has_namespaces(&wanted) {
             return Ok(Took { phases, executed: None });
@@ -107,7 +117,7 @@ impl Host {
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         self.run("namespaces delete", &arguments[..2], &lock).await?;
         self.run("namespaces create", &arguments, &lock).await?;
-        phases.push(phase("namespaces", None, limited, since_boot()));
+        phases.push(phase("namespaces", None, done, since_boot()));
         Ok(Took { phases, executed: None })
     }
 
@@ -377,8 +387,13 @@ impl Sandbox for Host {
         if namespaces.exists() {
             self.run("namespaces delete", &["--dir", &namespaces.to_string_lossy()], &lock).await?;
         }
-        let directory = self.directory.clone();
-        blocking(move || remove_tree(&directory)).await
+        let (directory, disk) = (self.directory.clone(), self.disk.clone());
+        // The directory goes last: while it is there, a restarted agent knows that there may be more.
+        blocking(move || {
+            disk::remove(&disk)?;
+            remove_tree(&directory)
+        })
+        .await
     }
 }
 

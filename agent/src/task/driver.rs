@@ -75,7 +75,7 @@ impl<S: Sandbox + Clone> Driver<S> {
     async fn live(&mut self) {
         let places = Places::of(&self.shared.config.root, &self.id);
         let spec = self.record.spec();
-        let Recalled { known, ended } = self.recall(&spec, &places).await;
+        let Recalled { known, again } = self.recall(&spec, &places).await;
         self.transit(Event::Begin).await;
         let mut images = Vec::new();
         // A task whose containers all run already needs nothing that is not there.
@@ -92,7 +92,7 @@ impl<S: Sandbox + Clone> Driver<S> {
                 // Saved with the containers that start first.
                 self.unsaved |= self.change(Event::Provisioned);
             }
-            if let Err(Halt::AgentEnds) = self.containers(&spec, &places, &images, Recalled { known, ended }).await {
+            if let Err(Halt::AgentEnds) = self.containers(&spec, &places, &images, Recalled { known, again }).await {
                 return;
             }
         }
@@ -171,10 +171,19 @@ impl<S: Sandbox + Clone> Driver<S> {
     /// removed keeps its range of ids, and `engine::retention` tries again.
     async fn end(&mut self) {
         trace::step(&self.id, None, "stop");
-        let stopping = self.record.task.stopping_at.unwrap_or_else(now);
-        self.record.task.stopping_at = Some(stopping);
-        for container in &mut self.record.task.containers {
+        let task = &mut self.record.task;
+        task.stopping_at.get_or_insert_with(now);
+        let never_began = task.pull_started_at.is_none().then(|| {
+            let arn = task.task_arn();
+            format!("TaskStoppedBeforePullBeginError: Task stopped before image pull could begin for task: {arn}")
+        });
+        if never_began.is_none() {
+            // Nothing of a task that began executes any more, whether or not it came as far as a container.
+            task.execution_stopped_at.get_or_insert_with(now);
+        }
+        for container in &mut task.containers {
             container.last_status = Some("STOPPED".to_owned());
+            container.reason = container.reason.take().or_else(|| never_began.clone());
         }
         for stage in &mut self.record.stages {
             *stage = Stage::Stopped as i32;

@@ -116,9 +116,14 @@ impl Places {
         self.task.join("logs").join(shortened(container, 240) + ".log")
     }
 
+    /// What the task's containers write to: a directory, or with `ephemeralStorage` a file system of that size.
+    pub fn disk(&self) -> PathBuf {
+        self.task.join("disk")
+    }
+
     /// Upper and work directory of a container's writable layer.
     pub fn layer(&self, container: &str) -> (PathBuf, PathBuf) {
-        let layer = self.task.join("rw").join(container);
+        let layer = self.disk().join("rw").join(container);
         (layer.join("upper"), layer.join("work"))
     }
 
@@ -129,7 +134,7 @@ impl Places {
 
     /// Task-scoped volumes.
     pub fn volumes(&self) -> PathBuf {
-        self.task.join("volumes")
+        self.disk().join("volumes")
     }
 }
 
@@ -234,7 +239,7 @@ pub async fn provision<S: Sandbox>(parts: Parts<'_, S>) -> Result<Vec<Image>, Pr
         let limits = limits(parts.spec, parts.pids_limit).map_err(ProvisionError::Limits)?;
         let took = parts.sandbox.prepare(shared, &limits).await?;
         took.phases.into_iter().for_each(|phase| parts.timing.note(phase));
-        Ok::<(), ProvisionError>(())
+        disk_directories(parts.spec, parts.places)
     };
     let pulls =
         try_join_all(parts.spec.containers.iter().enumerate().map(|(index, container)| pull(&parts, index, container)));
@@ -249,6 +254,7 @@ pub fn shared(task: &TaskSpec, user_base: Option<u32>) -> Shared {
         network: matches!(task.network_mode, NetworkMode::Bridge | NetworkMode::Awsvpc),
         ipc: (task.ipc_mode == IpcMode::Task).then(|| shared_memory_bytes(task)),
         pid: task.pid_mode == PidMode::Task,
+        disk_gib: task.ephemeral_storage_gib,
     }
 }
 
@@ -304,10 +310,9 @@ fn directories(spec: &TaskSpec, places: &Places) -> Result<(), ProvisionError> {
     make(&places.task, 0o700)?;
     make(&places.run, 0o700)?;
     make(&places.task.join("logs"), 0o700)?;
-    make(&places.volumes(), 0o700)?;
     for volume in &spec.volumes {
         match &volume.source {
-            VolumeSource::Task => make(&places.volumes().join(&volume.name), 0o755)?,
+            VolumeSource::Task => {}
             VolumeSource::Host(path) => make(Path::new(path), 0o755)?,
             VolumeSource::Shared { autoprovision } => {
                 let path = places.shared_volumes.join(&volume.name);
@@ -319,11 +324,20 @@ fn directories(spec: &TaskSpec, places: &Places) -> Result<(), ProvisionError> {
             }
         }
     }
+    spec.containers.iter().try_for_each(|container| etc(spec, places, container))
+}
+
+/// What is on the task's disk: layers and volumes.
+fn disk_directories(spec: &TaskSpec, places: &Places) -> Result<(), ProvisionError> {
+    let make = |path: &Path, mode| make_directory(path, mode).map_err(directory);
+    make(&places.volumes(), 0o700)?;
+    for volume in spec.volumes.iter().filter(|volume| volume.source == VolumeSource::Task) {
+        make(&places.volumes().join(&volume.name), 0o755)?;
+    }
     for container in &spec.containers {
         let (upper, work) = places.layer(&container.name);
         make(&upper, 0o755)?;
         make(&work, 0o755)?;
-        etc(spec, places, container)?;
     }
     Ok(())
 }

@@ -22,7 +22,7 @@ pub(crate) struct Run {
     /// How to isolate the task
     #[arg(long, ignore_case = true)]
     pub(crate) launch_type: Option<LaunchType>,
-    /// Subnets and security groups of an awsvpc task: JSON, or @FILE
+    /// Subnets of an awsvpc task, which needs some: JSON, or @FILE
     #[arg(long, value_name = "JSON|@FILE")]
     pub(crate) network_configuration: Option<String>,
     /// Number of tasks

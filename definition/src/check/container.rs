@@ -1,11 +1,14 @@
 //! One container definition to a [`ContainerSpec`].
 
+use std::collections::{BTreeMap, HashMap};
+
 use proto::v1::{ContainerDefinition, KeyValuePair};
 
 use super::{name, size, volumes};
 use crate::problem::Problems;
 use crate::task::{ContainerSpec, MountPoint, NetworkMode};
 
+mod image;
 mod linux;
 mod log;
 mod names;
@@ -20,11 +23,7 @@ pub(super) fn check(
 ) -> ContainerSpec {
     let container_name = definition.name.clone().unwrap_or_default();
     name(problems, &format!("{path}.name"), "Container.name", &container_name);
-    let image = definition.image.clone().unwrap_or_default();
-    if image.is_empty() {
-        problems.client(format!("{path}.image"), "Container.image should not be null or empty.");
-    }
-    problems.no_nul(&format!("{path}.image"), &image);
+    let image = image::check(problems, path, definition.image.as_deref());
     let linux = definition.linux_parameters.clone().unwrap_or_default();
     let (capabilities_add, capabilities_drop) =
         linux::capabilities(problems, path, &linux.capabilities.clone().unwrap_or_default());
@@ -62,7 +61,7 @@ pub(super) fn check(
         max_swap_mib,
         swappiness,
         system_controls: linux::system_controls(problems, path, &definition.system_controls, network_mode),
-        labels: definition.docker_labels.clone().into_iter().collect(),
+        labels: labels(problems, path, &definition.docker_labels),
         no_new_privileges: linux::security_options(problems, path, &definition.docker_security_options),
         interactive: definition.interactive.unwrap_or(false),
         pseudo_terminal: definition.pseudo_terminal.unwrap_or(false),
@@ -134,6 +133,19 @@ pub(crate) fn environment(problems: &mut Problems, path: &str, pairs: &[KeyValue
         checked.push((key, value));
     }
     checked
+}
+
+fn labels(problems: &mut Problems, path: &str, labels: &HashMap<String, String>) -> BTreeMap<String, String> {
+    let path = format!("{path}.dockerLabels");
+    let labels: BTreeMap<String, String> = labels.clone().into_iter().collect();
+    for (name, value) in &labels {
+        if name.is_empty() {
+            problems.client(&path, format!("{path}: a label has no name."));
+        }
+        problems.no_nul(&path, name);
+        problems.no_nul(&format!("{path}.{name}"), value);
+    }
+    labels
 }
 
 fn mount_points(problems: &mut Problems, path: &str, definition: &ContainerDefinition) -> Vec<MountPoint> {

@@ -116,6 +116,12 @@ fn what_is_sound_and_does_not_run_here_is_told() {
 fn bad_values_are_told_with_their_path() {
     for (container, path) in [
         (json!({ "memory": 3 }), "memory"),
+        (json!({ "image": "no spaces" }), "image"),
+        (json!({ "dockerLabels": { "": "x" } }), "dockerLabels"),
+        (
+            json!({ "linuxParameters": { "tmpfs": [{ "containerPath": "/t", "size": 1 }, { "containerPath": "/t/", "size": 1 }] } }),
+            "linuxParameters.tmpfs[1].containerPath",
+        ),
         (json!({ "cpu": -1 }), "cpu"),
         (json!({ "stopTimeout": -1 }), "stopTimeout"),
         (json!({ "workingDirectory": "relative" }), "workingDirectory"),
@@ -192,6 +198,10 @@ fn bad_values_are_told_with_their_path() {
     let docker = |configuration: Value| json!({ "name": "v", "dockerVolumeConfiguration": configuration });
     for (changes, path) in [
         (json!({ "family": "a b" }), "family"),
+        (json!({ "family": "f".repeat(256) }), "family"),
+        (json!({ "ephemeralStorage": { "sizeInGiB": 20 } }), "ephemeralStorage.sizeInGiB"),
+        (json!({ "ephemeralStorage": { "sizeInGiB": 201 } }), "ephemeralStorage.sizeInGiB"),
+        (json!({ "tags": vec![json!({ "key": "k", "value": "v" }); 2] }), "tags[1].key"),
         (json!({ "networkMode": "weird" }), "networkMode"),
         (json!({ "containerDefinitions": [] }), "containerDefinitions"),
         (json!({ "volumes": [{ "name": "v" }, { "name": "v" }] }), "volumes[1].name"),
@@ -216,6 +226,35 @@ fn bad_values_are_told_with_their_path() {
     ] {
         assert_problem(changes, json!({}), path, "");
     }
+}
+
+#[test]
+fn a_definition_has_at_most_ten_containers_and_64_kib() {
+    let containers = |count: usize| -> Vec<Value> {
+        (0..count).map(|nth| json!({ "name": format!("c{nth}"), "image": "i", "memory": 6 })).collect()
+    };
+    let with = |containers: Vec<Value>| check(&definition(json!({ "containerDefinitions": containers }), json!({})));
+    assert!(with(containers(10)).is_ok());
+    assert_eq!(with(containers(11)).unwrap_err()[0].path, "containerDefinitions");
+    let mut large = containers(1);
+    large[0]["command"] = json!(["x".repeat(64 << 10)]);
+    let problems = with(large).unwrap_err();
+    assert!(problems[0].message.ends_with("Max allowed length is '65536' bytes."), "{problems:?}");
+}
+
+#[test]
+fn ephemeral_storage_is_in_gib() {
+    let of = |size: i32| check(&definition(json!({ "ephemeralStorage": { "sizeInGiB": size } }), json!({})));
+    assert_eq!(of(21).unwrap().ephemeral_storage_gib, Some(21));
+    assert_eq!(of(200).unwrap().ephemeral_storage_gib, Some(200));
+    assert_eq!(check(&definition(json!({}), json!({}))).unwrap().ephemeral_storage_gib, None);
+}
+
+#[test]
+fn host_ports_of_awsvpc_are_the_containers() {
+    let ports = json!({ "portMappings": [{ "containerPort": 80, "hostPort": 8080 }] });
+    let text = "When networkMode=awsvpc, the host ports and container ports in port mappings must match.";
+    assert_problem(json!({ "networkMode": "awsvpc" }), ports, "containerDefinitions[0].portMappings[0].hostPort", text);
 }
 
 #[test]
@@ -347,6 +386,6 @@ fn run_task_members() {
         "networkConfiguration": { "awsvpcConfiguration": { "subnets": ["s"] } },
     }));
     let paths: Vec<_> = told.iter().map(|problem| problem.path.as_str()).collect();
-    assert_eq!(paths, ["placementStrategy", "count", "clientToken", "networkConfiguration"]);
-    assert_eq!(told[1].code, Code::InvalidParameterException);
+    assert_eq!(paths, ["networkConfiguration", "placementStrategy", "count", "clientToken"]);
+    assert_eq!(told[0].code, Code::InvalidParameterException);
 }

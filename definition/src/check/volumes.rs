@@ -150,5 +150,12 @@ pub(super) fn across(problems: &mut Problems, task: &TaskSpec) {
                 );
             }
         }
+        for (nth, tmpfs) in container.tmpfs.iter().enumerate() {
+            if !places.insert(tmpfs.container_path.trim_end_matches('/')) {
+                let path = format!("containerDefinitions[{index}].linuxParameters.tmpfs[{nth}].containerPath");
+                let text = format!("{path} '{}' has a volume or a tmpfs already.", tmpfs.container_path);
+                problems.client(path, text);
+            }
+        }
     }
 }

@@ -15,7 +15,12 @@ fn host(directory: &Path, script: &str) -> Host {
         .unwrap();
     fs::set_permissions(&runtime, fs::Permissions::from_mode(0o755)).unwrap();
     let cgroup = format!("/neargate-test-{}-{}", std::process::id(), name(directory));
-    Host::new(Executable::new(runtime), directory.join("task"), cgroup)
+    let places = Places {
+        task: directory.join("disks"),
+        run: directory.join("task"),
+        shared_volumes: directory.join("volumes"),
+    };
+    Host::new(Executable::new(runtime), &places, cgroup)
 }
 
 async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
@@ -35,8 +40,9 @@ async fn destroy_waits_for_what_a_killed_agent_executed() {
          mkdir -p {here}/task/task.ns; touch {here}/made"
     );
     let (path, killed) = (directory.path(), host(directory.path(), &slow));
-    let next = Host::new(killed.runtime.clone(), killed.directory.clone(), killed.cgroup.clone());
-    let wanted = Shared { user_base: None, network: true, ipc: None, pid: false };
+    // Another agent's: it does not know what this one is about to make.
+    let next = Host { making: Arc::default(), ..killed.clone() };
+    let wanted = Shared { user_base: None, network: true, ipc: None, pid: false, disk_gib: None };
     let preparing = tokio::spawn(async move { killed.make(wanted, LinuxResources::default()).await });
     eventually("namespaces are being made", || path.join("begun").exists()).await;
     preparing.abort();

@@ -56,14 +56,14 @@ pub(super) struct Containers<'a> {
 /// What an earlier agent left of a task's containers.
 pub(super) struct Recalled {
     pub(super) known: Vec<Known>,
-    /// Those that ended meanwhile and start again.
-    pub(super) ended: Vec<usize>,
+    /// Those that are to be started again.
+    pub(super) again: Vec<usize>,
 }
 
 impl<S: Sandbox + Clone> Driver<S> {
     /// What an earlier agent left of the containers.
     pub(super) async fn recall(&mut self, spec: &TaskSpec, places: &Places) -> Recalled {
-        let (mut known, mut ended) = (Vec::new(), Vec::new());
+        let (mut known, mut again) = (Vec::new(), Vec::new());
         for (index, container) in spec.containers.iter().enumerate() {
             let stage = self.record.stage(index);
             let recalled = match stage {
@@ -84,10 +84,16 @@ impl<S: Sandbox + Clone> Driver<S> {
                             self.note_failure(index, &failure, exit_code).await
                         }
                         Ok(Found::Ended(exit)) if self.starts_again(container, index, Some(&exit)) => {
-                            ended.push(index);
+                            self.record.count_restart(index);
+                            again.push(index);
                             Known::Starting
                         }
                         Ok(Found::Ended(exit)) => self.note_exit(index, Ok(Some(exit))),
+                        Ok(Found::Nothing) if stage == Stage::Starting && self.record.restarts(index) > 0 => {
+                            // It was about to be started again: it has waited for others before its first start.
+                            again.push(index);
+                            Known::Starting
+                        }
                         Ok(Found::Nothing) if stage == Stage::Starting => Known::Waiting,
                         Ok(Found::Nothing | Found::Lost) => self.note_exit(index, Ok(None)),
                         Err(error) => self.note_exit(index, Err(error)),
@@ -101,7 +107,7 @@ impl<S: Sandbox + Clone> Driver<S> {
             }
             known.push(recalled);
         }
-        Recalled { known, ended }
+        Recalled { known, again }
     }
 
     /// Runs until no container does.
@@ -110,7 +116,7 @@ impl<S: Sandbox + Clone> Driver<S> {
         spec: &TaskSpec,
         places: &Places,
         images: &[Image],
-        Recalled { known, ended }: Recalled,
+        Recalled { known, again }: Recalled,
     ) -> Result<(), Halt> {
         let (reports, mut reported) = mpsc::unbounded_channel();
         let (stopping, probes) = (BTreeMap::new(), BTreeMap::new());
@@ -118,8 +124,8 @@ impl<S: Sandbox + Clone> Driver<S> {
         for index in (0..run.known.len()).filter(|index| run.known[*index].runs()).collect::<Vec<_>>() {
             self.look_after(&mut run, index);
         }
-        for index in ended {
-            self.start_again(&mut run, index).await;
+        for index in again {
+            self.start_over(&mut run, index).await;
         }
         loop {
             self.judge(&run).await;
@@ -175,7 +181,8 @@ impl<S: Sandbox + Clone> Driver<S> {
                 run.probes.remove(&index);
                 let record = exit.as_ref().ok().and_then(Option::as_ref);
                 if self.starts_again(container, index, record) {
-                    self.start_again(run, index).await;
+                    self.record.count_restart(index);
+                    self.start_over(run, index).await;
                 } else {
                     run.known[index] = self.note_exit(index, exit);
                 }

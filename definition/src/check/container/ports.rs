@@ -12,6 +12,14 @@ pub(super) fn check(problems: &mut Problems, path: &str, ports: &[WirePort], mod
     if ports.is_empty() {
         return Vec::new();
     }
+    for (index, port) in ports.iter().enumerate().filter(|_| mode == NetworkMode::Awsvpc) {
+        if port.host_port.is_some_and(|host| host != 0 && Some(host) != port.container_port) {
+            problems.client(
+                format!("{path}[{index}].hostPort"),
+                "When networkMode=awsvpc, the host ports and container ports in port mappings must match.",
+            );
+        }
+    }
     if mode != NetworkMode::Host {
         problems.client(&path, format!("{path} is not supported yet but with \"networkMode\": \"host\"."));
         return Vec::new();

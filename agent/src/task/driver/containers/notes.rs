@@ -39,12 +39,20 @@ impl<S: Sandbox + Clone> Driver<S> {
             .collect();
     }
 
-    /// A container that could not be started stops its task, essential or not, as in ECS.
+    /// A container that could not be started stops its task, essential or not, as in ECS. One that has run before and
+    /// could not be started again has merely ended.
     pub(super) async fn note_failure(&mut self, index: usize, failure: &Failure, exit_code: Option<i32>) -> Known {
         let reason = format!("{}: {}", failure.kind, failure.message);
-        self.record.task.containers[index].exit_code = exit_code;
-        self.record.task.containers[index].last_status = Some("STOPPED".to_owned());
         self.record.set_stage(index, Stage::Stopped);
+        let ran = self.record.restarts(index) > 0;
+        let view = &mut self.record.task.containers[index];
+        view.exit_code = exit_code;
+        view.last_status = Some("STOPPED".to_owned());
+        if ran {
+            tracing::warn!(task = %self.id, container = view.name(), reason, "the container could not be started again");
+            view.reason = Some(cut(&reason));
+            return Known::Stopped { exit_code, ran };
+        }
         self.fail(&reason, Some(index)).await;
         Known::Stopped { exit_code, ran: false }
     }

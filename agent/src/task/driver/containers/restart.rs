@@ -24,11 +24,10 @@ impl<S: Sandbox + Clone> Driver<S> {
         again
     }
 
-    /// Starts it again; the task goes on running meanwhile.
-    pub(super) async fn start_again(&mut self, run: &mut Containers<'_>, index: usize) {
+    /// Starts a container in the bundle that it has had before; the task goes on running meanwhile.
+    pub(super) async fn start_over(&mut self, run: &mut Containers<'_>, index: usize) {
         run.known[index] = Known::Starting;
         self.record.set_stage(index, Stage::Starting);
-        self.record.count_restart(index);
         self.note_health(run.spec, index, Health::Unknown);
         // Durable before the old records go: a restarted agent that finds none starts it.
         self.save().await;
