@@ -10,7 +10,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{Process, Spec};
 use serde::{Deserialize, Serialize};
 
 /// Format number of [`RootfsRecord`] that this version writes and reads.
@@ -87,6 +87,12 @@ pub enum BundleError {
     Unsupported { path: PathBuf, field: &'static str },
     #[error("{path}: process.cwd {cwd} is not absolute")]
     RelativeCwd { path: PathBuf, cwd: PathBuf },
+    #[error("{path}: process.rlimits has {kind} twice")]
+    RlimitTwice { path: PathBuf, kind: String },
+    #[error("{path}: the path of a hook, {hook}, is not absolute")]
+    RelativeHook { path: PathBuf, hook: PathBuf },
+    #[error("{path}: the timeout of hook {hook} is not above 0")]
+    HookTimeout { path: PathBuf, hook: PathBuf },
 }
 
 impl Bundle {
@@ -145,18 +151,11 @@ fn check(path: &Path, config: &Spec) -> Result<(), BundleError> {
     if !process.cwd().is_absolute() {
         return Err(BundleError::RelativeCwd { path: path.to_owned(), cwd: process.cwd().clone() });
     }
-    if process.io_priority().is_some() {
-        return unsupported("process.ioPriority");
-    }
-    if process.scheduler().is_some() {
-        return unsupported("process.scheduler");
-    }
+    check_rlimits(path, process)?;
+    check_hooks(path, config)?;
     let linux = config.linux().as_ref().ok_or_else(|| missing("linux"))?;
     if linux.intel_rdt().is_some() {
         return unsupported("linux.intelRdt");
-    }
-    if linux.personality().is_some() {
-        return unsupported("linux.personality");
     }
     if linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty()) {
         return unsupported("linux.netDevices");
@@ -164,11 +163,43 @@ fn check(path: &Path, config: &Spec) -> Result<(), BundleError> {
     if linux.memory_policy().is_some() {
         return unsupported("linux.memoryPolicy");
     }
-    if linux.time_offsets().as_ref().is_some_and(|offsets| !offsets.is_empty()) {
-        return unsupported("linux.timeOffsets");
-    }
     if linux.mount_label().as_ref().is_some_and(|label| !label.is_empty()) {
         return unsupported("linux.mountLabel");
+    }
+    Ok(())
+}
+
+fn check_rlimits(path: &Path, process: &Process) -> Result<(), BundleError> {
+    let mut seen = Vec::new();
+    for limit in process.rlimits().iter().flatten() {
+        let kind = limit.typ().to_string();
+        if seen.contains(&kind) {
+            return Err(BundleError::RlimitTwice { path: path.to_owned(), kind });
+        }
+        seen.push(kind);
+    }
+    Ok(())
+}
+
+/// Of all stages: one that fails only when the container has ended would be found too late.
+fn check_hooks(path: &Path, config: &Spec) -> Result<(), BundleError> {
+    let Some(hooks) = config.hooks() else { return Ok(()) };
+    let stages = [
+        hooks.prestart(),
+        hooks.create_runtime(),
+        hooks.create_container(),
+        hooks.start_container(),
+        hooks.poststart(),
+        hooks.poststop(),
+    ];
+    for hook in stages.into_iter().flat_map(|stage| stage.iter().flatten()) {
+        let (path, hook_path) = (path.to_owned(), hook.path().clone());
+        if !hook.path().is_absolute() {
+            return Err(BundleError::RelativeHook { path, hook: hook_path });
+        }
+        if hook.timeout().is_some_and(|seconds| seconds <= 0) {
+            return Err(BundleError::HookTimeout { path, hook: hook_path });
+        }
     }
     Ok(())
 }

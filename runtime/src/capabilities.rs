@@ -96,6 +96,15 @@ impl CapabilitySets {
     }
 }
 
+/// Sets without a capability: the builder's own default is not empty.
+pub fn none() -> LinuxCapabilities {
+    let mut sets = LinuxCapabilities::default();
+    let empty = || Some(oci_spec::runtime::Capabilities::new());
+    sets.set_bounding(empty()).set_effective(empty()).set_inheritable(empty()).set_permitted(empty());
+    sets.set_ambient(empty());
+    sets
+}
+
 /// Names of all capabilities that this process may hand on: its bounding set, sorted.
 pub fn available() -> Result<Vec<String>, CapabilityError> {
     let held = caps::read(None, CapSet::Bounding).map_err(|source| failed("bounding", source))?;

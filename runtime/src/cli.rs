@@ -11,6 +11,7 @@ use crate::{monitor, own_binary};
 
 pub mod commands;
 mod control;
+mod descriptors;
 pub mod foreground;
 mod inspect;
 pub mod report;
@@ -43,6 +44,9 @@ struct Global {
     /// Refused: cgroups are made directly
     #[arg(long)]
     systemd_cgroup: bool,
+    /// crun's word for it: cgroupfs; others are refused
+    #[arg(long, value_name = "MANAGER")]
+    cgroup_manager: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -104,9 +108,12 @@ pub(crate) struct Create {
     /// Refused: the root is always changed by pivot_root
     #[arg(long)]
     no_pivot: bool,
-    /// Give the container no session keyring of its own (accepted and ignored: it always gets one)
+    /// Give the container no session keyring of its own
     #[arg(long)]
     no_new_keyring: bool,
+    /// As it always is: orphans of the container are none of ours
+    #[arg(long)]
+    no_subreaper: bool,
     /// Descriptors after stderr to leave open
     #[arg(long, value_name = "N", default_value_t = 0)]
     preserve_fds: u32,
@@ -155,6 +162,27 @@ pub(crate) struct Exec {
     /// UID[:GID]
     #[arg(long, short)]
     user: Option<String>,
+    /// A supplementary group, as often as needed
+    #[arg(long, short = 'g', value_name = "GID")]
+    additional_gids: Vec<u32>,
+    /// A capability besides the container's, as often as needed
+    #[arg(long, short, value_name = "CAP")]
+    cap: Vec<String>,
+    /// Let it gain no privileges by executing programs
+    #[arg(long)]
+    no_new_privs: bool,
+    /// AppArmor profile
+    #[arg(long, value_name = "PROFILE")]
+    apparmor: Option<String>,
+    /// SELinux label
+    #[arg(long, value_name = "LABEL")]
+    process_label: Option<String>,
+    /// Refused: a process is in its container's cgroup
+    #[arg(long, value_name = "PATH")]
+    cgroup: Option<String>,
+    /// Do not refuse a paused container: the process runs once it is resumed
+    #[arg(long)]
+    ignore_paused: bool,
     /// Working directory
     #[arg(long)]
     cwd: Option<PathBuf>,
@@ -237,6 +265,13 @@ pub fn run() -> ExitCode {
     if cli.global.systemd_cgroup {
         return reporter.failed(&report::Refused("--systemd-cgroup"));
     }
+    if let Some(manager) = cli.global.cgroup_manager.filter(|manager| manager != "cgroupfs") {
+        return reporter.failed(&report::Refused(if manager == "systemd" {
+            "--cgroup-manager systemd"
+        } else {
+            "--cgroup-manager other than cgroupfs"
+        }));
+    }
     // The process that keeps a pid namespace is seen by all containers in it.
     let enters = matches!(
         cli.command,
@@ -247,6 +282,9 @@ pub fn run() -> ExitCode {
             | Command::Namespaces(Namespaces::Create { pid: Some(_), .. })
     );
     if enters && let Err(error) = own_binary::protect() {
+        return reporter.failed(&error);
+    }
+    if let Err(error) = descriptors::check(&cli.command) {
         return reporter.failed(&error);
     }
     let root = &cli.global.root;

@@ -11,13 +11,14 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use oci_spec::runtime::{LinuxResources, Spec, State};
 
 use crate::cgroup::{Cgroup, CgroupError};
-use crate::hooks::{self, HookError};
+use crate::hooks;
 use crate::process::ProcessRef;
 use crate::sys::pidfd;
 use state::{Directory, Record, StateError, Status};
 
 pub mod create;
 pub mod exec;
+mod listener;
 pub mod moments;
 pub mod start;
 pub mod state;
@@ -44,8 +45,6 @@ pub enum ContainerError {
     Unkillable { id: String },
     #[error("cannot handle the cgroup of container {id}")]
     Cgroup { id: String, source: CgroupError },
-    #[error("poststop hook of container {id}")]
-    Hook { id: String, source: HookError },
 }
 
 /// What is known of a container, as it is now.
@@ -179,7 +178,8 @@ pub fn delete(state_root: &Path, id: &str, force: bool) -> Result<(), ContainerE
     directory.remove()?;
     let mut state = record.to_oci();
     state.set_status(oci_spec::runtime::ContainerState::Stopped).set_pid(None);
-    run_poststop(&record, &state)
+    run_poststop(&record, &state);
+    Ok(())
 }
 
 fn end(record: &Record, init: ProcessRef) -> Result<(), ContainerError> {
@@ -203,9 +203,9 @@ fn end(record: &Record, init: ProcessRef) -> Result<(), ContainerError> {
     }
 }
 
-fn run_poststop(record: &Record, state: &State) -> Result<(), ContainerError> {
+fn run_poststop(record: &Record, state: &State) {
     // Without the configuration there are no hooks to be known; the container is gone all the same.
-    let Ok(config) = Spec::load(record.bundle.join("config.json")) else { return Ok(()) };
+    let Ok(config) = Spec::load(record.bundle.join("config.json")) else { return };
     let poststop = config.hooks().as_ref().and_then(|hooks| hooks.poststop().as_deref()).unwrap_or_default();
-    hooks::run(poststop, state).map_err(|source| ContainerError::Hook { id: record.id.clone(), source })
+    hooks::run_all("poststop", poststop, state);
 }

@@ -1,14 +1,18 @@
-//! OCI hooks (config, "POSIX-platform hooks"): programs run at points of the life cycle with the state on stdin.
+//! OCI hooks (config, "POSIX-platform hooks"): programs run at points of the life cycle with the state on stdin. Owns no
+//! rule of what a failure does to the container.
 
-use std::io::{self, Write};
+use std::fs::File;
+use std::io::{self, Seek, Write};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use oci_spec::runtime::{Hook, State};
 
+use crate::cli::report::chain;
 use crate::sys::pidfd;
 
 /// Why a hook failed.
@@ -34,6 +38,24 @@ pub fn run(hooks: &[Hook], state: &State) -> Result<(), HookError> {
     hooks.iter().try_for_each(|hook| run_one(hook, &state))
 }
 
+/// Runs all of `hooks`, whichever of them fail: those are told on stderr, as the specification wants it of `stage`.
+#[expect(clippy::print_stderr, reason = "stderr is the log of the runtime")]
+pub fn run_all(stage: &str, hooks: &[Hook], state: &State) {
+    for hook in hooks {
+        if let Err(error) = run(std::slice::from_ref(hook), state) {
+            eprintln!("neargate-runtime: warning: {stage}: {}", chain(&error));
+        }
+    }
+}
+
+/// The state in memory, not in a pipe: a hook that reads none of it must not hold us up.
+fn input(state: &[u8]) -> io::Result<File> {
+    let mut file = File::from(memfd_create(c"state", MFdFlags::MFD_CLOEXEC)?);
+    file.write_all(state)?;
+    file.rewind()?;
+    Ok(file)
+}
+
 fn run_one(hook: &Hook, state: &[u8]) -> Result<(), HookError> {
     let path = hook.path();
     let failed = |source| HookError::Run { path: path.clone(), source };
@@ -42,19 +64,12 @@ fn run_one(hook: &Hook, state: &[u8]) -> Result<(), HookError> {
         std::os::unix::process::CommandExt::arg0(&mut command, name);
         command.args(args);
     }
-    command.env_clear().stdin(Stdio::piped());
+    command.env_clear().stdin(input(state).map_err(failed)?);
     for entry in hook.env().iter().flatten() {
         let (key, value) = entry.split_once('=').unwrap_or((entry, ""));
         command.env(key, value);
     }
     let mut child = command.spawn().map_err(failed)?;
-    if let Some(mut stdin) = child.stdin.take() {
-        match stdin.write_all(state) {
-            // A hook need not read its input.
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(failed(error)),
-            _ => {}
-        }
-    }
     if let Some(seconds) = hook.timeout().filter(|seconds| *seconds > 0)
         && !ends_within(&child, seconds).map_err(failed)?
     {
@@ -93,6 +108,14 @@ mod tests {
     #[test]
     fn state_arrives_on_stdin() {
         run(&[shell("grep -q '\"id\":\"x\"'", 5)], &state()).unwrap();
+    }
+
+    #[test]
+    fn a_state_that_nobody_reads_holds_nobody_up() {
+        let mut state = state();
+        state.set_annotations(Some([("long".to_owned(), "x".repeat(1 << 20))].into()));
+        run(&[shell("true", 20)], &state).unwrap();
+        run(&[shell("test $(wc -c) -gt 1048576", 20)], &state).unwrap();
     }
 
     #[test]

@@ -12,7 +12,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::unistd::{sethostname, setsid};
-use oci_spec::runtime::{Hook, State};
+use oci_spec::runtime::{ContainerState, Hook, State};
 
 use crate::devices::{self, Device};
 use crate::hooks;
@@ -62,6 +62,8 @@ pub struct Setup {
     pub state: State,
     /// Descriptors after stderr that the user's process inherits.
     pub preserve_fds: u32,
+    /// Give the container no session keyring of its own.
+    pub keep_keyring: bool,
     /// Who releases the init.
     pub release: Release,
     /// Stay pid 1 and look after the user's process.
@@ -109,7 +111,9 @@ fn steps(setup: &Setup, channel: &mut Channel) -> Result<Infallible, Failure> {
         unshare(CloneFlags::CLONE_NEWCGROUP).on(Step::NewNamespace, "cgroup")?;
     }
     setsid().at(Step::Session)?;
-    join_keyring()?;
+    if !setup.keep_keyring {
+        join_keyring()?;
+    }
     if setup.namespaces.makes(CloneFlags::CLONE_NEWNET) {
         // Nobody else reaches a namespace that has no path; one that has is whoever made it to look after.
         loopback::up().at(Step::Loopback)?;
@@ -126,7 +130,7 @@ fn steps(setup: &Setup, channel: &mut Channel) -> Result<Infallible, Failure> {
     }
     root.find_or_make(setup.settings.cwd(), Kind::Directory)?;
     setup.stdio.open_terminal(&root, channel)?;
-    run_hooks(setup, &setup.create_container)?;
+    run_hooks(setup, &setup.create_container, ContainerState::Creating)?;
     set_names(setup)?;
     set_sysctls(setup)?;
     protect::protect(&root, &setup.mounts)?;
@@ -140,8 +144,8 @@ fn steps(setup: &Setup, channel: &mut Channel) -> Result<Infallible, Failure> {
     setup.settings.become_user(&identity)?;
     park(setup, channel)?;
 
-    run_hooks(setup, &setup.start_container)?;
-    setup.settings.seal()?;
+    run_hooks(setup, &setup.start_container, ContainerState::Created)?;
+    setup.settings.seal(channel)?;
     finish(setup.preserve_fds)?;
     match &setup.reaper {
         None => setup.settings.execute(&identity.home),
@@ -234,12 +238,12 @@ fn sysctl_path(key: &str) -> Option<String> {
     plain.then(|| format!("sys/{path}"))
 }
 
-fn run_hooks(setup: &Setup, hooks: &[Hook]) -> Result<(), Failure> {
+fn run_hooks(setup: &Setup, hooks: &[Hook], status: ContainerState) -> Result<(), Failure> {
     if hooks.is_empty() {
         return Ok(());
     }
     let mut state = setup.state.clone();
-    state.set_pid(Some(nix::unistd::getpid().as_raw()));
+    state.set_pid(Some(nix::unistd::getpid().as_raw())).set_status(status);
     hooks::run(hooks, &state).map_err(|error| Failure {
         step: Step::Hook,
         subject: Some(error.to_string()),

@@ -234,6 +234,8 @@ impl Place<'_> {
             state_root: &self.state_root,
             stdio,
             preserve_fds: 0,
+            listen_fds: 0,
+            keep_keyring: false,
             supervision: Supervision::Monitored,
             reaper: self.args.init,
             filters: &filters,
@@ -253,7 +255,8 @@ impl Place<'_> {
         let monitor = own_process().map_err(|error| cannot_create(&error))?;
         let moments = Moments { entered: self.entered, ..running.moments };
         let record = MonitorRecord { format: protocol::FORMAT, monitor, init, started_at: now(), moments };
-        let target = ExecTarget::new(init, &self.args.id, &bundle.config, filters);
+        let target = ExecTarget::new(init, &self.args.id, &self.bundle, &bundle.config, filters)
+            .map_err(|error| cannot_create(&error))?;
         Ok(Started { running, target, record, outputs, _stdin: stdin })
     }
 

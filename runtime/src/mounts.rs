@@ -152,8 +152,19 @@ fn plan_mount(bundle: &Bundle, mount: &Mount) -> Result<PlannedMount, Failure> {
             if let Some((key, _)) = options.parameters.first() {
                 return Err(Errno::EINVAL).on(Step::UnknownOption, key.to_string_lossy());
             }
+            if options.copy_up {
+                return Err(Errno::EINVAL).on(Step::UnknownOption, "tmpcopyup");
+            }
             let ids = plan_ids(mount, &options)?;
             Source::Bind(BindSource { path: bundle.directory.join(given), recursive, ids })
+        }
+        (None, _) if options.id_map.is_some() || mount.uid_mappings().is_some() || mount.gid_mappings().is_some() => {
+            // A new file system belongs to the container's own ids.
+            return Err(Errno::ENOTSUP)
+                .on(Step::MapMount, format!("{}, which is no bind mount", destination.display()));
+        }
+        (None, kind) if options.copy_up && kind != "tmpfs" => {
+            return Err(Errno::EINVAL).on(Step::UnknownOption, "tmpcopyup");
         }
         (None, "cgroup" | "cgroup2") => Source::Cgroup,
         (None, kind) => Source::FileSystem(CString::new(kind).on(Step::FileSystem, destination.display())?),

@@ -6,11 +6,12 @@ use std::path::PathBuf;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
-use nix::sched::{CloneFlags, setns};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::Mode;
 use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType};
 
 use crate::init::failure::{Context, Failure, Step};
+use crate::process::procfs::Procfs;
 
 mod pause;
 pub mod pin;
@@ -18,6 +19,7 @@ pub mod user;
 
 /// CLONE_NEWTIME, which nix's flags do not know.
 const NEW_TIME: u64 = 0x80;
+const TIME: CloneFlags = CloneFlags::from_bits_retain(0x80);
 
 /// The namespaces of a container, its paths opened.
 #[derive(Debug)]
@@ -30,6 +32,8 @@ pub struct Namespaces {
     join: Vec<Joined>,
     /// Who the container's root is.
     pub user: User,
+    /// Lines for /proc/self/timens_offsets of a new time namespace, which nobody may have entered yet.
+    time_offsets: Option<String>,
 }
 
 /// The user namespace of a container.
@@ -58,7 +62,8 @@ struct Joined {
 impl Namespaces {
     /// Reads `linux.namespaces` and opens every path in it.
     pub fn open(linux: &Linux) -> Result<Namespaces, Failure> {
-        let mut namespaces = Namespaces { new: 0, new_cgroup: false, join: Vec::new(), user: User::Host };
+        let mut namespaces =
+            Namespaces { new: 0, new_cgroup: false, join: Vec::new(), user: User::Host, time_offsets: None };
         let mut seen = 0;
         for namespace in linux.namespaces().iter().flatten() {
             let kind = namespace.typ();
@@ -75,6 +80,10 @@ impl Namespaces {
         if seen & clone_bit(LinuxNamespaceType::Mount) == 0 {
             // Without one the container's mounts would be the host's.
             return Err(Errno::ENOTSUP).on(Step::NewNamespace, "mnt, which every container needs");
+        }
+        namespaces.time_offsets = time_offsets(linux, namespaces.new)?;
+        if namespaces.time_offsets.is_some() {
+            namespaces.new &= !NEW_TIME;
         }
         // The user namespace last; all others while we are host root.
         namespaces.join.sort_by_key(|joined| joined.kind == CloneFlags::CLONE_NEWUSER);
@@ -113,11 +122,18 @@ impl Namespaces {
 
     /// Whether a helper process has to join namespaces before it can clone the init in them.
     pub fn needs_helper(&self) -> bool {
-        !self.join.is_empty()
+        !self.join.is_empty() || self.time_offsets.is_some()
     }
 
-    /// Joins everything that has a path. For the helper process only.
+    /// Joins everything that has a path, and makes the time namespace whose clocks are to be set: it becomes that of
+    /// the next process. For the helper process only.
     pub fn join(&self) -> Result<(), Failure> {
+        if let Some(offsets) = &self.time_offsets {
+            // First, while we may: the namespace is the host root's.
+            unshare(TIME).on(Step::NewNamespace, "time")?;
+            let procfs = Procfs::private().on(Step::TimeOffsets, "through procfs")?;
+            procfs.write("self/timens_offsets", offsets).on(Step::TimeOffsets, offsets.trim_end())?;
+        }
         for Joined { kind, path, namespace } in &self.join {
             setns(namespace, *kind).on(Step::JoinNamespace, path.display())?;
         }
@@ -145,6 +161,22 @@ impl Namespaces {
     }
 }
 
+/// `linux.timeOffsets` in the kernel's form (time_namespaces(7)).
+fn time_offsets(linux: &Linux, new: u64) -> Result<Option<String>, Failure> {
+    let Some(offsets) = linux.time_offsets().as_ref().filter(|offsets| !offsets.is_empty()) else { return Ok(None) };
+    if new & NEW_TIME == 0 {
+        return Err(Errno::EINVAL).on(Step::TimeOffsets, "without a new one");
+    }
+    let mut lines = String::new();
+    for (clock, offset) in offsets {
+        if !matches!(clock.as_str(), "monotonic" | "boottime") {
+            return Err(Errno::EINVAL).on(Step::TimeOffsets, format!("{clock}, which has none"));
+        }
+        lines += &format!("{clock} {} {}\n", offset.secs().unwrap_or(0), offset.nanosecs().unwrap_or(0));
+    }
+    Ok(Some(lines))
+}
+
 fn clone_bit(kind: LinuxNamespaceType) -> u64 {
     let flags = match kind {
         LinuxNamespaceType::Mount => CloneFlags::CLONE_NEWNS,
@@ -168,7 +200,7 @@ pub const KINDS: [(&str, CloneFlags); 8] = [
     ("ipc", CloneFlags::CLONE_NEWIPC),
     ("net", CloneFlags::CLONE_NEWNET),
     ("cgroup", CloneFlags::CLONE_NEWCGROUP),
-    ("time", CloneFlags::from_bits_retain(0x80)),
+    ("time", TIME),
 ];
 
 #[cfg(test)]

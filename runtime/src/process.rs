@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 pub mod limits;
 pub mod procfs;
+pub mod scheduling;
 pub mod settings;
 pub mod user;
 

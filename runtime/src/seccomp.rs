@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek};
+use std::os::fd::OwnedFd;
 
 use libseccomp::error::SeccompError as LibraryError;
 use libseccomp::{ScmpAction, ScmpArch, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, ScmpSyscall};
@@ -20,20 +21,24 @@ mod profile;
 pub use cache::Cache;
 pub use profile::default_profile;
 
-/// SECCOMP_FILTER_FLAG_LOG and _SPEC_ALLOW of linux/seccomp.h.
+/// SECCOMP_FILTER_FLAG_* of linux/seccomp.h.
+const FLAG_TSYNC: u64 = 1;
 const FLAG_LOG: u64 = 2;
 const FLAG_SPEC_ALLOW: u64 = 4;
+const FLAG_TSYNC_ESRCH: u64 = 16;
+const FLAG_WAIT_KILLABLE_RECV: u64 = 32;
 /// Value of libseccomp's SCMP_FLTATR_CTL_OPTIMIZE.
 const BINARY_TREE: u32 = 2;
 
 /// What [`compile`] takes, in OCI's words.
-pub const ACTIONS: [&str; 8] = [
+pub const ACTIONS: [&str; 9] = [
     "SCMP_ACT_ALLOW",
     "SCMP_ACT_ERRNO",
     "SCMP_ACT_KILL",
     "SCMP_ACT_KILL_PROCESS",
     "SCMP_ACT_KILL_THREAD",
     "SCMP_ACT_LOG",
+    "SCMP_ACT_NOTIFY",
     "SCMP_ACT_TRACE",
     "SCMP_ACT_TRAP",
 ];
@@ -41,10 +46,47 @@ pub const ACTIONS: [&str; 8] = [
 pub const OPERATORS: [&str; 7] =
     ["SCMP_CMP_EQ", "SCMP_CMP_GE", "SCMP_CMP_GT", "SCMP_CMP_LE", "SCMP_CMP_LT", "SCMP_CMP_MASKED_EQ", "SCMP_CMP_NE"];
 /// Architectures.
-pub const ARCHITECTURES: [&str; 5] =
-    ["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM", "SCMP_ARCH_X32", "SCMP_ARCH_X86", "SCMP_ARCH_X86_64"];
+const ARCHITECTURES: [(Arch, ScmpArch); 23] = [
+    (Arch::ScmpArchNative, ScmpArch::Native),
+    (Arch::ScmpArchX86, ScmpArch::X86),
+    (Arch::ScmpArchX86_64, ScmpArch::X8664),
+    (Arch::ScmpArchX32, ScmpArch::X32),
+    (Arch::ScmpArchArm, ScmpArch::Arm),
+    (Arch::ScmpArchAarch64, ScmpArch::Aarch64),
+    (Arch::ScmpArchMips, ScmpArch::Mips),
+    (Arch::ScmpArchMips64, ScmpArch::Mips64),
+    (Arch::ScmpArchMips64n32, ScmpArch::Mips64N32),
+    (Arch::ScmpArchMipsel, ScmpArch::Mipsel),
+    (Arch::ScmpArchMipsel64, ScmpArch::Mipsel64),
+    (Arch::ScmpArchMipsel64n32, ScmpArch::Mipsel64N32),
+    (Arch::ScmpArchPpc, ScmpArch::Ppc),
+    (Arch::ScmpArchPpc64, ScmpArch::Ppc64),
+    (Arch::ScmpArchPpc64le, ScmpArch::Ppc64Le),
+    (Arch::ScmpArchS390, ScmpArch::S390),
+    (Arch::ScmpArchS390x, ScmpArch::S390X),
+    (Arch::ScmpArchParisc, ScmpArch::Parisc),
+    (Arch::ScmpArchParisc64, ScmpArch::Parisc64),
+    (Arch::ScmpArchRiscv64, ScmpArch::Riscv64),
+    (Arch::ScmpArchLoongarch64, ScmpArch::Loongarch64),
+    (Arch::ScmpArchM68k, ScmpArch::M68k),
+    (Arch::ScmpArchSh, ScmpArch::Sh),
+];
+
+/// Those that the linked libseccomp takes beside the host's own: it knows not all, and mixes no byte orders.
+pub fn architectures() -> Vec<Arch> {
+    let takes = |arch: ScmpArch| {
+        ScmpFilterContext::new(ScmpAction::Allow).is_ok_and(|mut context| context.add_arch(arch).is_ok())
+    };
+    ARCHITECTURES.iter().filter(|(_, arch)| takes(*arch)).map(|(arch, _)| *arch).collect()
+}
+
 /// Flags of seccomp(2).
-pub const FLAGS: [&str; 2] = ["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW"];
+pub const FLAGS: [&str; 4] = [
+    "SECCOMP_FILTER_FLAG_LOG",
+    "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
+    "SECCOMP_FILTER_FLAG_TSYNC",
+    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV",
+];
 
 /// Why a profile could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -82,8 +124,9 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Binds the calling thread, for good. Needs no_new_privs or CAP_SYS_ADMIN in its user namespace.
-    pub fn install(&self) -> Result<(), SeccompError> {
+    /// Binds the calling thread, for good. Needs no_new_privs or CAP_SYS_ADMIN in its user namespace. Gives the
+    /// descriptor of the notifications where the profile has SCMP_ACT_NOTIFY.
+    pub fn install(&self) -> Result<Option<OwnedFd>, SeccompError> {
         sys::seccomp::set_filter(&self.program, self.flags).map_err(SeccompError::Install)
     }
 }
@@ -94,6 +137,7 @@ pub fn compile(profile: &LinuxSeccomp) -> Result<Filter, SeccompError> {
 }
 
 fn compiled(profile: &LinuxSeccomp, optimize: u32) -> Result<Filter, SeccompError> {
+    check_notify(profile)?;
     let default = action(profile.default_action(), profile.default_errno_ret())?;
     let mut context = ScmpFilterContext::new(default).map_err(compiling("default action"))?;
     for arch in profile.architectures().iter().flatten() {
@@ -110,15 +154,47 @@ fn compiled(profile: &LinuxSeccomp, optimize: u32) -> Result<Filter, SeccompErro
 
 /// For seccomp(2).
 fn flags(profile: &LinuxSeccomp) -> Result<u64, SeccompError> {
-    let mut flags = 0;
+    let notifies = notifies(profile);
+    let mut flags = if notifies { sys::seccomp::NEW_LISTENER } else { 0 };
     for flag in profile.flags().iter().flatten() {
         match flag {
             LinuxSeccompFilterFlag::SeccompFilterFlagLog => flags |= FLAG_LOG,
             LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => flags |= FLAG_SPEC_ALLOW,
-            other => return Err(SeccompError::Unsupported { field: "flags", value: format!("{other:?}") }),
+            // The two results of one call cannot be told apart otherwise.
+            LinuxSeccompFilterFlag::SeccompFilterFlagTsync if notifies => flags |= FLAG_TSYNC | FLAG_TSYNC_ESRCH,
+            LinuxSeccompFilterFlag::SeccompFilterFlagTsync => flags |= FLAG_TSYNC,
+            LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv if notifies => flags |= FLAG_WAIT_KILLABLE_RECV,
+            other @ LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => {
+                let value = format!("{other} without SCMP_ACT_NOTIFY");
+                return Err(SeccompError::Unsupported { field: "flags", value });
+            }
         }
     }
     Ok(flags)
+}
+
+/// Whether some call is to be answered by whoever listens at `listenerPath`.
+pub fn notifies(profile: &LinuxSeccomp) -> bool {
+    let rules = profile.syscalls().iter().flatten();
+    rules.into_iter().any(|rule| rule.action() == LinuxSeccompAction::ScmpActNotify)
+}
+
+/// The descriptor of notifications is handed over by write(2): nobody could answer that one yet.
+fn check_notify(profile: &LinuxSeccomp) -> Result<(), SeccompError> {
+    let refused = |field, value: &str| Err(SeccompError::Unsupported { field, value: value.to_owned() });
+    if profile.default_action() == LinuxSeccompAction::ScmpActNotify {
+        return refused("defaultAction", "SCMP_ACT_NOTIFY");
+    }
+    let asks_for_write = |rule: &&LinuxSyscall| {
+        rule.action() == LinuxSeccompAction::ScmpActNotify && rule.names().iter().any(|name| name == "write")
+    };
+    if profile.syscalls().iter().flatten().any(|rule| asks_for_write(&rule)) {
+        return refused("syscalls", "SCMP_ACT_NOTIFY for write");
+    }
+    if notifies(profile) && profile.listener_path().is_none() {
+        return refused("listenerPath", "none, with SCMP_ACT_NOTIFY");
+    }
+    Ok(())
 }
 
 fn add_rule(context: &mut ScmpFilterContext, rule: &LinuxSyscall, default: ScmpAction) -> Result<(), SeccompError> {
@@ -173,9 +249,7 @@ fn action(action: LinuxSeccompAction, errno: Option<u32>) -> Result<ScmpAction, 
             u16::try_from(errno)
                 .map_err(|_| SeccompError::Unsupported { field: "errnoRet", value: errno.to_string() })?,
         ),
-        LinuxSeccompAction::ScmpActNotify => {
-            return Err(SeccompError::Unsupported { field: "action", value: "SCMP_ACT_NOTIFY".to_owned() });
-        }
+        LinuxSeccompAction::ScmpActNotify => ScmpAction::Notify,
     })
 }
 
@@ -199,15 +273,8 @@ fn compare(argument: &LinuxSeccompArg) -> ScmpArgCompare {
 }
 
 fn architecture(arch: Arch) -> Result<ScmpArch, SeccompError> {
-    Ok(match arch {
-        Arch::ScmpArchNative => ScmpArch::Native,
-        Arch::ScmpArchX86 => ScmpArch::X86,
-        Arch::ScmpArchX86_64 => ScmpArch::X8664,
-        Arch::ScmpArchX32 => ScmpArch::X32,
-        Arch::ScmpArchArm => ScmpArch::Arm,
-        Arch::ScmpArchAarch64 => ScmpArch::Aarch64,
-        other => return Err(SeccompError::Unsupported { field: "architectures", value: format!("{other:?}") }),
-    })
+    let found = ARCHITECTURES.iter().find(|(name, _)| *name == arch).map(|(_, known)| *known);
+    found.ok_or_else(|| SeccompError::Unsupported { field: "architectures", value: format!("{arch:?}") })
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ pub mod memory;
 pub mod mount_api;
 pub mod pidfd;
 pub mod prlimit;
+pub mod scheduler;
 pub mod seccomp;
 pub mod signals;
 pub mod terminal;

@@ -10,10 +10,11 @@ use std::process::ExitCode;
 use std::str::FromStr;
 
 use nix::sys::signal::Signal;
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::{Capabilities, Capability, Process, Spec};
 
-use super::{Create, Delete, Exec, Id, Kill, List, ListFormat, Namespaces, Run, foreground, report};
+use super::{Create, Delete, Exec, Id, Kill, List, ListFormat, Namespaces, Run, descriptors, foreground, report};
 use crate::bundle::Bundle;
+use crate::capabilities;
 use crate::container::create::{CreateRequest, Created, Supervision, create as create_container};
 use crate::container::exec::{ExecTarget, exec_preserving};
 use crate::container::state::{Directory, Record};
@@ -46,6 +47,8 @@ enum CommandError {
     User { text: String },
     #[error("neither --process nor a command was given")]
     NoCommand,
+    #[error("--cap {name} is no capability")]
+    Capability { name: String, source: serde_json::Error },
     #[error("the container has no process to take defaults from")]
     NoDefaults,
 }
@@ -73,7 +76,9 @@ fn begin(root: &Path, args: &Create, detached: bool) -> Result<Created, Box<dyn 
         bundle: &bundle,
         state_root: root,
         stdio,
-        preserve_fds: args.preserve_fds,
+        preserve_fds: args.preserve_fds.saturating_add(descriptors::listening()),
+        listen_fds: descriptors::listening(),
+        keep_keyring: args.no_new_keyring,
         supervision: Supervision::Detached,
         reaper: false,
         filters: &Cache::below(root),
@@ -173,6 +178,17 @@ fn signal(text: &str) -> Result<i32, CommandError> {
         return if (0..=nix::libc::SIGRTMAX()).contains(&number) { Ok(number) } else { Err(failed()) };
     }
     let upper = text.to_ascii_uppercase();
+    let real_time = upper.strip_prefix("SIG").unwrap_or(&upper).strip_prefix("RT");
+    if let Some(rest) = real_time {
+        let (from, offset) = rest
+            .strip_prefix("MIN")
+            .map_or((nix::libc::SIGRTMAX(), rest.strip_prefix("MAX")), |rest| (nix::libc::SIGRTMIN(), Some(rest)));
+        let offset = offset.ok_or_else(failed)?;
+        let offset = if offset.is_empty() { 0 } else { offset.parse::<i32>().map_err(|_| failed())? };
+        let number = from.saturating_add(offset);
+        let allowed = nix::libc::SIGRTMIN()..=nix::libc::SIGRTMAX();
+        return if allowed.contains(&number) { Ok(number) } else { Err(failed()) };
+    }
     let name = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
     Signal::from_str(&name).map(|signal| signal as i32).map_err(|_| failed())
 }
@@ -185,7 +201,10 @@ pub(super) fn delete(root: &Path, args: &Delete) -> Outcome {
 
 /// `exec`
 pub(super) fn exec(root: &Path, args: &Exec) -> Outcome {
-    let target = ExecTarget::from_state(root, &args.id)?;
+    if args.cgroup.is_some() {
+        return Err(report::Refused("--cgroup").into());
+    }
+    let target = ExecTarget::from_state(root, &args.id, args.ignore_paused)?;
     let process = process(root, args)?;
     let terminal = process.terminal().unwrap_or(false);
     let stdio = terminal_stdio(terminal, args.console_socket.as_deref(), args.detach)?;
@@ -234,10 +253,51 @@ fn process(root: &Path, args: &Exec) -> Result<Process, Box<dyn Error>> {
             user.set_gid(gid);
         }
     }
+    if !args.additional_gids.is_empty() {
+        let user = process.user_mut();
+        let groups = user.additional_gids().iter().flatten().chain(&args.additional_gids).copied().collect();
+        user.set_additional_gids(Some(groups));
+    }
+    if args.no_new_privs {
+        process.set_no_new_privileges(Some(true));
+    }
+    if let Some(profile) = &args.apparmor {
+        process.set_apparmor_profile(Some(profile.clone()));
+    }
+    if let Some(label) = &args.process_label {
+        process.set_selinux_label(Some(label.clone()));
+    }
+    add_capabilities(&mut process, &args.cap)?;
     let mut env = process.env().clone().unwrap_or_default();
     env.extend(args.env.iter().cloned());
     process.set_env(Some(env));
     Ok(process)
+}
+
+/// As runc: to all sets but the ambient one, and to that where the container's process has some that are inherited.
+fn add_capabilities(process: &mut Process, names: &[String]) -> Result<(), CommandError> {
+    let mut sets = process.capabilities().clone().unwrap_or_else(capabilities::none);
+    for name in names {
+        let upper = name.to_ascii_uppercase();
+        let full = if upper.starts_with("CAP_") { upper } else { format!("CAP_{upper}") };
+        let capability: Capability = serde_json::from_value(full.into())
+            .map_err(|source| CommandError::Capability { name: name.clone(), source })?;
+        let with = |set: &Option<Capabilities>| {
+            let mut set = set.clone().unwrap_or_default();
+            set.insert(capability);
+            Some(set)
+        };
+        let (bounding, effective, permitted) = (with(sets.bounding()), with(sets.effective()), with(sets.permitted()));
+        sets.set_bounding(bounding).set_effective(effective).set_permitted(permitted);
+        if sets.inheritable().as_ref().is_some_and(|set| !set.is_empty()) {
+            let (inheritable, ambient) = (with(sets.inheritable()), with(sets.ambient()));
+            sets.set_inheritable(inheritable).set_ambient(ambient);
+        }
+    }
+    if !names.is_empty() {
+        process.set_capabilities(Some(sets));
+    }
+    Ok(())
 }
 
 /// `list`
@@ -310,6 +370,9 @@ mod tests {
         assert_eq!(signal("KILL").unwrap(), 9);
         assert_eq!(signal("sigterm").unwrap(), 15);
         assert_eq!(signal("0").unwrap(), 0);
+        assert_eq!(signal("SIGRTMIN+3").unwrap(), nix::libc::SIGRTMIN() + 3);
+        assert_eq!(signal("RTMAX-1").unwrap(), nix::libc::SIGRTMAX() - 1);
+        assert!(signal("RTMIN-1").is_err() && signal("RTX").is_err());
         assert!(signal("NOPE").is_err());
         assert!(signal("99").is_err());
     }

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use super::Id;
 use super::commands::{Outcome, print};
+use super::report::Refused;
 use crate::cgroup::Stats;
 use crate::container::{self, ContainerError};
 use crate::sys::pidfd;
@@ -49,6 +50,27 @@ pub(super) struct Update {
     /// CPU period, microseconds
     #[arg(long, value_name = "US")]
     cpu_period: Option<u64>,
+    /// What of it may be saved up, microseconds
+    #[arg(long, value_name = "US")]
+    cpu_burst: Option<u64>,
+    /// Real-time period, microseconds
+    #[arg(long, value_name = "US")]
+    cpu_rt_period: Option<u64>,
+    /// Real-time CPU time per period, microseconds
+    #[arg(long, value_name = "US", allow_hyphen_values = true)]
+    cpu_rt_runtime: Option<i64>,
+    /// Processors to run on, such as 0-2,5
+    #[arg(long, value_name = "LIST")]
+    cpuset_cpus: Option<String>,
+    /// Memory nodes to use
+    #[arg(long, value_name = "LIST")]
+    cpuset_mems: Option<String>,
+    /// 1: only what nobody else wants
+    #[arg(long, value_name = "0|1", allow_hyphen_values = true)]
+    cpu_idle: Option<i64>,
+    /// Weight for block devices, 10 to 1000
+    #[arg(long, value_name = "N")]
+    blkio_weight: Option<u16>,
     /// CPU time per period, microseconds; -1 for no limit
     #[arg(long, value_name = "US", allow_hyphen_values = true)]
     cpu_quota: Option<i64>,
@@ -61,6 +83,18 @@ pub(super) struct Update {
     /// Memory and swap together, as --memory
     #[arg(long, value_name = "BYTES", allow_hyphen_values = true, value_parser = bytes)]
     memory_swap: Option<i64>,
+    /// Refused: kernels have no such limit any more
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true, value_parser = bytes)]
+    kernel_memory: Option<i64>,
+    /// Memory of TCP buffers, as --memory; cgroup v1 only
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true, value_parser = bytes)]
+    kernel_memory_tcp: Option<i64>,
+    /// Refused: there is no Intel RDT here
+    #[arg(long, value_name = "SCHEMA")]
+    l3_cache_schema: Option<String>,
+    /// Refused: there is no Intel RDT here
+    #[arg(long, value_name = "SCHEMA")]
+    mem_bw_schema: Option<String>,
     /// Most processes and threads; -1 for no limit
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     pids_limit: Option<i64>,
@@ -134,7 +168,20 @@ fn resources(args: &Update) -> Result<LinuxResources, Box<dyn Error>> {
         Some(path) => read_json(path)?,
         None => json!({}),
     };
+    let refused = [("--l3-cache-schema", &args.l3_cache_schema), ("--mem-bw-schema", &args.mem_bw_schema)];
+    if let Some((flag, _)) = refused.into_iter().find(|(_, value)| value.is_some()) {
+        return Err(Refused(flag).into());
+    }
     let flags = [
+        ("blockIO", "weight", args.blkio_weight.map(Value::from)),
+        ("cpu", "burst", args.cpu_burst.map(Value::from)),
+        ("cpu", "realtimePeriod", args.cpu_rt_period.map(Value::from)),
+        ("cpu", "realtimeRuntime", args.cpu_rt_runtime.map(Value::from)),
+        ("cpu", "cpus", args.cpuset_cpus.clone().map(Value::from)),
+        ("cpu", "mems", args.cpuset_mems.clone().map(Value::from)),
+        ("cpu", "idle", args.cpu_idle.map(Value::from)),
+        ("memory", "kernel", args.kernel_memory.map(Value::from)),
+        ("memory", "kernelTCP", args.kernel_memory_tcp.map(Value::from)),
         ("cpu", "shares", args.cpu_share.map(Value::from)),
         ("cpu", "period", args.cpu_period.map(Value::from)),
         ("cpu", "quota", args.cpu_quota.map(Value::from)),

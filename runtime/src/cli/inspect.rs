@@ -47,12 +47,12 @@ pub(super) fn features() -> Outcome {
         "linux": {
             "namespaces": kinds,
             "capabilities": capabilities::known(),
-            "cgroup": {"v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": false},
+            "cgroup": {"v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": true},
             "seccomp": {
                 "enabled": true,
                 "actions": seccomp::ACTIONS,
                 "operators": seccomp::OPERATORS,
-                "archs": seccomp::ARCHITECTURES,
+                "archs": seccomp::architectures(),
                 "knownFlags": seccomp::FLAGS,
                 "supportedFlags": seccomp::FLAGS,
             },

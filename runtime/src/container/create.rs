@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
-use oci_spec::runtime::{Hook, LinuxResources, Process, Spec, State};
+use oci_spec::runtime::{Hook, LinuxResources, LinuxSeccomp, Process, Spec, State};
 
 use super::moments::{Moments, since_boot};
 use super::start::{self, StartError};
@@ -22,7 +22,7 @@ use crate::init::stdio::{ChildStdio, Stdio};
 use crate::init::{self, Reaper, Release, Setup};
 use crate::mounts::{self, overlay::IdMap, prepare};
 use crate::namespaces::{Namespaces, User, user};
-use crate::process::settings::Settings;
+use crate::process::settings::{Confinement, Settings};
 use crate::process::{ProcessRef, limits};
 use crate::seccomp;
 use crate::sys::pidfd;
@@ -50,6 +50,10 @@ pub struct CreateRequest<'a> {
     pub stdio: Stdio,
     /// Descriptors 3 to 3 + n that the user's process inherits.
     pub preserve_fds: u32,
+    /// The first so many of them are sockets that it is told of as sd_listen_fds(3) has it.
+    pub listen_fds: u32,
+    /// Leave it the session keyring of the caller.
+    pub keep_keyring: bool,
     /// Who looks after it.
     pub supervision: Supervision,
     /// Pid 1 is an init of ours, the user's process a child of it.
@@ -82,6 +86,8 @@ pub struct Created {
     id: String,
     directory: Directory,
     poststart: Vec<Hook>,
+    /// The profile, where its notifications have to be passed on.
+    seccomp: Option<LinuxSeccomp>,
     init: ProcessRef,
     pidfd: OwnedFd,
     cgroup: Cgroup,
@@ -154,10 +160,12 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created, CreateError> {
     match made {
         Ok((cgroup, Launched { cloned: Cloned { process, pidfd, channel }, console })) => {
             let poststart = bundle.config.hooks().as_ref().and_then(|hooks| hooks.poststart().clone());
+            let profile = bundle.config.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
             Ok(Created {
                 id: id.to_owned(),
                 directory,
                 poststart: poststart.unwrap_or_default(),
+                seccomp: profile.filter(|profile| seccomp::notifies(profile)).cloned(),
                 init: process,
                 pidfd,
                 cgroup,
@@ -194,7 +202,12 @@ fn make_group(bundle: &Bundle, path: &str) -> Result<Cgroup, CreateError> {
 fn plan(bundle: &Bundle, request: CreateRequest<'_>, state: State) -> Result<Setup, Failure> {
     let config = &bundle.config;
     let missing = |field| Failure { step: Step::Execute, subject: Some(field), errno: Errno::EINVAL };
-    let process = config.process().as_ref().ok_or_else(|| missing("nothing: there is no process".to_owned()))?;
+    let mut process = config.process().clone().ok_or_else(|| missing("nothing: there is no process".to_owned()))?;
+    if request.listen_fds > 0 {
+        let told = [format!("LISTEN_FDS={}", request.listen_fds), "LISTEN_PID=1".to_owned()];
+        let env = process.env().iter().flatten().cloned().chain(told).collect();
+        process.set_env(Some(env));
+    }
     let linux = config.linux().as_ref().ok_or_else(|| missing("nothing: there is no linux".to_owned()))?;
     let hooks = config.hooks().as_ref();
     let text = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
@@ -203,8 +216,8 @@ fn plan(bundle: &Bundle, request: CreateRequest<'_>, state: State) -> Result<Set
         namespaces: Namespaces::open(linux)?,
         mounts: mounts::Plan::from_bundle(bundle)?,
         devices: devices::plan(linux.devices().as_deref().unwrap_or_default())?,
-        settings: Settings::new(process, linux.seccomp().as_ref(), request.filters)?,
-        stdio: ChildStdio::new(request.stdio, terminal_size(process)),
+        settings: Settings::new(&process, &Confinement::of(config)?, request.filters)?,
+        stdio: ChildStdio::new(request.stdio, terminal_size(&process)),
         hostname: text(config.hostname()),
         domainname: text(config.domainname()),
         sysctl,
@@ -212,6 +225,7 @@ fn plan(bundle: &Bundle, request: CreateRequest<'_>, state: State) -> Result<Set
         start_container: hooks.and_then(|hooks| hooks.start_container().clone()).unwrap_or_default(),
         state,
         preserve_fds: request.preserve_fds,
+        keep_keyring: request.keep_keyring,
         release: Release::Channel,
         reaper: request.reaper.then(|| Reaper { arguments: Arguments::find() }),
     })
@@ -346,10 +360,10 @@ impl Created {
     /// (it still has to be waited for) and the container can be deleted.
     pub fn start(self) -> Result<Running, StartError> {
         let executed = match self.supervision {
-            Supervision::Monitored => start::release(&self.channel, &self.directory, &self.id)?,
-            Supervision::Detached => start::connect_and_release(&self.directory, &self.id)?,
+            Supervision::Monitored => start::release(&self.channel, &self.directory, &self.id, self.seccomp.as_ref())?,
+            Supervision::Detached => start::connect_and_release(&self.directory, &self.id, self.seccomp.as_ref())?,
         };
-        start::run_poststart(&self.poststart, &self.directory, &self.id)?;
+        start::run_poststart(&self.poststart, &self.directory)?;
         let moments = Moments { executed, ..self.moments };
         Ok(Running { init: self.init, pidfd: self.pidfd, cgroup: self.cgroup, moments })
     }

@@ -13,10 +13,11 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::stat::Mode;
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::setsid;
-use oci_spec::runtime::{LinuxSeccomp, Process, Spec};
+use oci_spec::runtime::{Process, Spec, State};
 
 use super::create::{cgroup_path, terminal_size};
-use super::state::{Directory, StateError, Status};
+use super::listener;
+use super::state::{Directory, Record, StateError, Status, now};
 use crate::cgroup::{Cgroup, CgroupError};
 use crate::init::channel::{Channel, Message};
 use crate::init::cloning::{self, Birth, CgroupDoor, Cloned};
@@ -26,7 +27,8 @@ use crate::init::{finish, join_keyring, preserved};
 use crate::mounts::root::Root;
 use crate::namespaces::{self, user};
 use crate::process::procfs::Procfs;
-use crate::process::settings::Settings;
+use crate::process::scheduling;
+use crate::process::settings::{Confinement, Settings};
 use crate::process::user::Identity;
 use crate::process::{ProcessRef, limits};
 use crate::seccomp::Cache;
@@ -40,8 +42,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub struct ExecTarget {
     init: ProcessRef,
     cgroup: String,
-    seccomp: Option<LinuxSeccomp>,
+    confined: Confinement,
     filters: Cache,
+    /// For whoever answers seccomp notifications.
+    state: State,
 }
 
 /// Why a process could not be added.
@@ -88,26 +92,36 @@ pub struct Exec {
 }
 
 impl ExecTarget {
-    /// A container known by its init and configuration, whose seccomp filter `filters` may keep.
-    pub fn new(init: ProcessRef, id: &str, config: &Spec, filters: Cache) -> ExecTarget {
-        let seccomp = config.linux().as_ref().and_then(|linux| linux.seccomp().clone());
-        ExecTarget { init, cgroup: cgroup_path(config, id), seccomp, filters }
+    /// A running container known by its init, bundle and configuration, whose seccomp filter `filters` may keep.
+    pub fn new(
+        init: ProcessRef,
+        id: &str,
+        bundle: &Path,
+        config: &Spec,
+        filters: Cache,
+    ) -> Result<ExecTarget, ExecError> {
+        let confined = Confinement::of(config).map_err(ExecError::Prepare)?;
+        let cgroup = cgroup_path(config, id);
+        let status = Status::Running { init, started_at: now() };
+        let state = Record::new(id, bundle, &cgroup, status).to_oci();
+        Ok(ExecTarget { init, cgroup, confined, filters, state })
     }
 
-    /// A container with a state directory, which has to be running.
-    pub fn from_state(state_root: &Path, id: &str) -> Result<ExecTarget, ExecError> {
+    /// A container with a state directory, which has to be running, and not paused unless that does not matter.
+    pub fn from_state(state_root: &Path, id: &str, ignore_paused: bool) -> Result<ExecTarget, ExecError> {
         let record = Directory::open(state_root, id)?.load()?;
         let Status::Running { init, .. } = record.status else {
             return Err(ExecError::WrongStatus { id: id.to_owned(), is: record.status.name() });
         };
         // It would be frozen on its way in, and we would wait for it.
         let frozen = super::cgroup(&record).and_then(|group| group.is_frozen());
-        if frozen.map_err(|source| ExecError::Cgroup { path: record.cgroup.clone(), source })? {
+        if frozen.map_err(|source| ExecError::Cgroup { path: record.cgroup.clone(), source })? && !ignore_paused {
             return Err(ExecError::WrongStatus { id: id.to_owned(), is: super::PAUSED });
         }
         let config = Spec::load(record.bundle.join("config.json"))
             .map_err(|source| ExecError::Config { id: id.to_owned(), source: Box::new(source) })?;
-        Ok(ExecTarget { cgroup: record.cgroup, ..ExecTarget::new(init, id, &config, Cache::below(state_root)) })
+        let target = ExecTarget::new(init, id, &record.bundle, &config, Cache::below(state_root))?;
+        Ok(ExecTarget { cgroup: record.cgroup, ..target })
     }
 }
 
@@ -132,7 +146,7 @@ pub fn exec_preserving(
     stdio: Stdio,
     preserve_fds: u32,
 ) -> Result<Exec, ExecError> {
-    let settings = Settings::new(process, target.seccomp.as_ref(), &target.filters).map_err(ExecError::Prepare)?;
+    let settings = Settings::new(process, &target.confined, &target.filters).map_err(ExecError::Prepare)?;
     let init = pidfd::open(target.init.pid).map_err(|_| ExecError::Ended)?;
     let kinds = foreign_namespaces(target.init.pid).map_err(ExecError::Prepare)?;
     // Looked at after the pidfd and the namespaces were: both were the right process's then.
@@ -144,8 +158,10 @@ pub fn exec_preserving(
     let entry = Entry { init, kinds, settings, stdio: ChildStdio::new(stdio, terminal_size(process)), preserve_fds };
     let join = || entry.join();
     let birth = Birth { door: &door, new: 0, join: Some(&join), keep: entry.descriptors() };
+    let initial = scheduling::Initial::enter(process).map_err(ExecError::Prepare)?;
     let cloned = cloning::spawn(&birth, |channel| entry.run(&channel)).map_err(ExecError::Enter)?;
-    match bring_up(&entry, process, &cloned) {
+    drop(initial);
+    match bring_up(target, &entry, process, &cloned) {
         Ok(console) => Ok(Exec { process: cloned.process, pidfd: cloned.pidfd, console }),
         Err(error) => {
             // It may have ended by itself; in both cases nobody else will wait for it.
@@ -172,8 +188,14 @@ fn foreign_namespaces(pid: i32) -> Result<CloneFlags, Failure> {
     Ok(kinds)
 }
 
-fn bring_up(entry: &Entry, process: &Process, cloned: &Cloned) -> Result<Option<OwnedFd>, ExecError> {
+fn bring_up(
+    target: &ExecTarget,
+    entry: &Entry,
+    process: &Process,
+    cloned: &Cloned,
+) -> Result<Option<OwnedFd>, ExecError> {
     let pid = cloned.process.pid;
+    scheduling::finish_affinity(pid, process).map_err(ExecError::Prepare)?;
     limits::apply(pid, process).map_err(ExecError::Prepare)?;
     if entry.kinds.contains(CloneFlags::CLONE_NEWUSER) {
         let (uid, gid) = user::host_root(pid).map_err(ExecError::Prepare)?;
@@ -190,6 +212,12 @@ fn bring_up(entry: &Entry, process: &Process, cloned: &Cloned) -> Result<Option<
                 console = descriptors.pop();
             }
             Some((Message::Ready, _)) if !ready => ready = true,
+            Some((Message::Listener { descriptor }, _)) if ready => {
+                let seccomp = target.confined.seccomp.as_ref();
+                listener::pass_on(cloned.process, descriptor, seccomp, target.state.clone())
+                    .and_then(|()| cloned.channel.send(&Message::Taken, &[]))
+                    .map_err(ExecError::Enter)?;
+            }
             Some(_) => {
                 return Err(ExecError::Enter(Failure { step: Step::Channel, subject: None, errno: Errno::EPROTO }));
             }
@@ -245,7 +273,7 @@ impl Entry {
         self.settings.set_labels(Procfs::mounted)?;
         self.settings.become_user(&identity)?;
         channel.send(&Message::Ready, &[])?;
-        self.settings.seal()?;
+        self.settings.seal(channel)?;
         finish(self.preserve_fds)?;
         self.settings.execute(&identity.home)
     }

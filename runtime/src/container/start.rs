@@ -5,11 +5,12 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket};
-use oci_spec::runtime::{Hook, Spec};
+use oci_spec::runtime::{Hook, LinuxSeccomp, Spec};
 
+use super::listener;
 use super::moments::since_boot;
 use super::state::{Directory, StateError, Status, now};
-use crate::hooks::{self, HookError};
+use crate::hooks;
 use crate::init::channel::{Channel, Message};
 use crate::init::failure::{Context, Failure, Step};
 
@@ -25,8 +26,6 @@ pub enum StartError {
     Unreachable { id: String, source: Failure },
     #[error("container {id} did not start")]
     Init { id: String, source: Failure },
-    #[error("poststart hook of container {id}")]
-    Hook { id: String, source: HookError },
     #[error("cannot read the hooks of container {id}")]
     Config { id: String, source: Box<oci_spec::OciSpecError> },
 }
@@ -49,27 +48,45 @@ pub fn start(state_root: &Path, id: &str) -> Result<(), StartError> {
     let Status::Created { .. } = record.status else {
         return Err(StartError::WrongStatus { id: id.to_owned(), is: record.status.name() });
     };
-    connect_and_release(&directory, id)?;
     let config = Spec::load(record.bundle.join("config.json"))
         .map_err(|source| StartError::Config { id: id.to_owned(), source: Box::new(source) })?;
+    let seccomp = config.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+    connect_and_release(&directory, id, seccomp)?;
     let poststart = config.hooks().as_ref().and_then(|hooks| hooks.poststart().as_deref()).unwrap_or_default();
-    run_poststart(poststart, &directory, id)
+    run_poststart(poststart, &directory)
 }
 
 /// Releases an init that waits at its socket; answers as [`release`] does.
-pub(super) fn connect_and_release(directory: &Directory, id: &str) -> Result<u64, StartError> {
+pub(super) fn connect_and_release(
+    directory: &Directory,
+    id: &str,
+    seccomp: Option<&LinuxSeccomp>,
+) -> Result<u64, StartError> {
     let channel = connect_to(directory).map_err(|source| StartError::Unreachable { id: id.to_owned(), source })?;
-    release(&channel, directory, id)
+    release(&channel, directory, id, seccomp)
 }
 
-/// Tells the init to go on and waits until its execve has succeeded or failed; answers when it had succeeded, in
-/// nanoseconds since boot.
-pub(super) fn release(channel: &Channel, directory: &Directory, id: &str) -> Result<u64, StartError> {
+/// Tells the init to go on, passes the notifications of its filter on, and waits until its execve has succeeded or
+/// failed; answers when it had succeeded, in nanoseconds since boot.
+pub(super) fn release(
+    channel: &Channel,
+    directory: &Directory,
+    id: &str,
+    seccomp: Option<&LinuxSeccomp>,
+) -> Result<u64, StartError> {
     let failed = |source| StartError::Init { id: id.to_owned(), source };
     channel.send(&Message::Start, &[]).map_err(failed)?;
-    match channel.receive().map_err(failed)? {
-        None => {}
-        Some(_) => return Err(Errno::EPROTO).at(Step::Channel).map_err(failed),
+    loop {
+        match channel.receive().map_err(failed)? {
+            None => break,
+            Some((Message::Listener { descriptor }, _)) => {
+                let record = directory.load()?;
+                let init = record.status.init().ok_or(Errno::ESRCH).at(Step::Listener).map_err(failed)?;
+                listener::pass_on(init, descriptor, seccomp, record.to_oci()).map_err(failed)?;
+                channel.send(&Message::Taken, &[]).map_err(failed)?;
+            }
+            Some(_) => return Err(Errno::EPROTO).at(Step::Channel).map_err(failed),
+        }
     }
     let executed = since_boot();
     let mut record = directory.load()?;
@@ -81,12 +98,13 @@ pub(super) fn release(channel: &Channel, directory: &Directory, id: &str) -> Res
     Ok(executed)
 }
 
-pub(super) fn run_poststart(poststart: &[Hook], directory: &Directory, id: &str) -> Result<(), StartError> {
+pub(super) fn run_poststart(poststart: &[Hook], directory: &Directory) -> Result<(), StartError> {
     if poststart.is_empty() {
         return Ok(());
     }
-    let state = directory.load()?.to_oci();
-    hooks::run(poststart, &state).map_err(|source| StartError::Hook { id: id.to_owned(), source })
+    // The program runs: it goes on whatever they do.
+    hooks::run_all("poststart", poststart, &directory.load()?.to_oci());
+    Ok(())
 }
 
 /// The socket that a parked init listens on.

@@ -8,6 +8,8 @@
 //!         <── Console (pty master) ──  only with a terminal
 //!         <── Ready ──                 init waits
 //!         ── Start ──>
+//!         <── Listener ──              only with seccomp notifications; at an exec without Start
+//!         ── Taken ──>
 //!         <── end of stream ──         or Failed, which may come at any point
 //! ```
 
@@ -46,6 +48,13 @@ pub enum Message {
     Ready,
     /// Go on to execve.
     Start,
+    /// The child has this descriptor of seccomp notifications, to be taken from it.
+    Listener {
+        /// Its number in the child.
+        descriptor: RawFd,
+    },
+    /// The descriptor is with whoever answers.
+    Taken,
     /// The child gave up and ends.
     Failed(Failure),
 }
@@ -82,6 +91,19 @@ impl Channel {
     pub fn send(&self, message: &Message, descriptors: &[RawFd]) -> Result<(), Failure> {
         let payload = serde_json::to_vec(message).map_err(|_| Errno::EINVAL).at(Step::Channel)?;
         unix_socket::send(&self.0, &payload, descriptors).at(Step::Channel)
+    }
+
+    /// Tells the other end of `listener` and waits until it has been taken. From its making on, calls that are to be
+    /// answered wait for whoever listens: only write(2) is sure not to be one of them.
+    pub fn hand_over(&self, listener: &OwnedFd) -> Result<(), Failure> {
+        let message = Message::Listener { descriptor: listener.as_raw_fd() };
+        let payload = serde_json::to_vec(&message).map_err(|_| Errno::EINVAL).at(Step::Channel)?;
+        nix::unistd::write(&self.0, &payload).at(Step::Channel)?;
+        match self.receive()? {
+            Some((Message::Taken, _)) => Ok(()),
+            Some(_) => Err(Errno::EPROTO).at(Step::Channel),
+            None => Err(Errno::EPIPE).at(Step::Channel),
+        }
     }
 
     /// The next message, `None` at the end of the stream. A `Failed` message is returned as the error that it is.

@@ -47,6 +47,9 @@ fn attach_file_system(root: &Root, kind: &CStr, planned: &PlannedMount) -> Resul
         let target = root.find_plain(destination)?;
         mount_api::attach(&mount, target).on(Step::AttachMount, destination.display())?;
     } else {
+        if planned.options.copy_up {
+            copy_up::fill(root, destination, &mount)?;
+        }
         place(root, &mount, destination, Kind::Directory)?;
     }
     finish(&mount, &planned.options, destination)

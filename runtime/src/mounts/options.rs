@@ -2,6 +2,8 @@
 
 use std::ffi::CString;
 
+use nix::errno::Errno;
+
 use super::super::init::failure::{Context, Failure, Step};
 use crate::sys::mount_api as api;
 
@@ -43,6 +45,8 @@ pub struct Options {
     pub propagation: Vec<(u64, bool)>,
     /// `Some(recursive)` for `idmap` and `ridmap`.
     pub id_map: Option<bool>,
+    /// `tmpcopyup`: a new tmpfs begins with what the image has in its place.
+    pub copy_up: bool,
     /// Parameters of the file system.
     pub parameters: Vec<(CString, Option<CString>)>,
 }
@@ -71,6 +75,9 @@ impl Options {
             "rbind" => self.bind = Some(true),
             "idmap" => self.id_map = Some(self.id_map.unwrap_or(false)),
             "ridmap" => self.id_map = Some(true),
+            "tmpcopyup" => self.copy_up = true,
+            // Of a mount that is there already, which no container has.
+            "remount" => return Err(Errno::ENOTSUP).on(Step::UnknownOption, option),
             default if DEFAULTS.contains(&default) => {}
             parameter => {
                 let (key, value) = match parameter.split_once('=') {
@@ -86,7 +93,7 @@ impl Options {
 }
 
 /// Words for attributes: bits to set, bits to clear. The atime values exclude each other.
-const ATTRIBUTES: [(&str, u64, u64); 17] = [
+const ATTRIBUTES: [(&str, u64, u64); 18] = [
     ("ro", api::ATTR_RDONLY, 0),
     ("rw", 0, api::ATTR_RDONLY),
     ("nosuid", api::ATTR_NOSUID, 0),
@@ -103,10 +110,12 @@ const ATTRIBUTES: [(&str, u64, u64); 17] = [
     ("strictatime", api::ATTR_STRICTATIME, api::ATTR_ATIME_MASK),
     ("relatime", 0, api::ATTR_ATIME_MASK),
     ("atime", 0, api::ATTR_ATIME_MASK),
-    ("norelatime", 0, 0),
+    // Back to the kernel's own, which is relatime: there is none of neither.
+    ("norelatime", 0, api::ATTR_ATIME_MASK),
+    ("nostrictatime", 0, api::ATTR_ATIME_MASK),
 ];
 /// The kernel's defaults, spelled out.
-const DEFAULTS: [&str; 6] = ["defaults", "async", "nomand", "loud", "nolazytime", "nostrictatime"];
+const DEFAULTS: [&str; 7] = ["defaults", "async", "nomand", "loud", "silent", "nolazytime", "noiversion"];
 const PROPAGATIONS: [(&str, u64); 4] = [
     ("private", libc::MS_PRIVATE),
     ("slave", libc::MS_SLAVE),
@@ -118,7 +127,7 @@ const PROPAGATIONS: [(&str, u64); 4] = [
 pub fn known() -> Vec<String> {
     let words = ATTRIBUTES.iter().map(|(word, ..)| *word).chain(PROPAGATIONS.map(|(word, _)| word));
     let recursive = words.clone().map(|word| format!("r{word}"));
-    let others = ["bind", "rbind", "idmap", "ridmap"].into_iter().chain(DEFAULTS);
+    let others = ["bind", "rbind", "idmap", "ridmap", "tmpcopyup"].into_iter().chain(DEFAULTS);
     let mut known: Vec<String> = words.chain(others).map(str::to_owned).chain(recursive).collect();
     known.sort();
     known
@@ -165,6 +174,11 @@ mod tests {
         for word in known {
             assert_eq!(parse(&[&word]).parameters, [], "{word}");
         }
+    }
+
+    #[test]
+    fn a_remount_is_refused() {
+        assert!(Options::parse(&["remount".to_owned()]).unwrap_err().to_string().contains("remount"));
     }
 
     #[test]

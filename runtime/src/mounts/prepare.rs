@@ -16,7 +16,7 @@ use crate::sys::mount_api::{Attributes, clone_tree, set_attributes};
 
 /// Prepares the root file system and every bind mount of `plan`.
 pub fn prepare(plan: &Plan, id_map: Option<IdMap<'_>>) -> Result<Vec<OwnedFd>, Failure> {
-    let mut prepared = vec![prepare_root(&plan.root, id_map)?];
+    let mut prepared = vec![prepare_root(plan, id_map)?];
     for mount in &plan.mounts {
         if let Source::Bind(source) = &mount.source {
             prepared.push(prepare_bind(source, &mount.options, id_map)?);
@@ -25,8 +25,8 @@ pub fn prepare(plan: &Plan, id_map: Option<IdMap<'_>>) -> Result<Vec<OwnedFd>, F
     Ok(prepared)
 }
 
-fn prepare_root(root: &RootSource, id_map: Option<IdMap<'_>>) -> Result<OwnedFd, Failure> {
-    match root {
+fn prepare_root(plan: &Plan, id_map: Option<IdMap<'_>>) -> Result<OwnedFd, Failure> {
+    match &plan.root {
         RootSource::Overlay(record) if record.id_map => {
             let id_map = id_map.ok_or(Errno::EINVAL).on(Step::MapMount, "overlay, as there is no user namespace")?;
             overlay::build(record, Some(id_map))
@@ -34,7 +34,13 @@ fn prepare_root(root: &RootSource, id_map: Option<IdMap<'_>>) -> Result<OwnedFd,
         RootSource::Overlay(record) => overlay::build(record, None),
         RootSource::Directory(path) => {
             let mount = clone_tree(AT_FDCWD, path, true).on(Step::CopyMount, path.display())?;
-            set_propagation(&mount, libc::MS_PRIVATE, true, path)?;
+            // A slave of the host's mount has to become one before its tie to that is cut; the rest is for later.
+            let slave = plan.propagation.filter(|(propagation, _)| *propagation == libc::MS_SLAVE);
+            match slave {
+                Some((_, true)) => set_propagation(&mount, libc::MS_SLAVE, true, path)?,
+                Some((_, false)) => set_propagation(&mount, libc::MS_SLAVE, false, path)?,
+                None => set_propagation(&mount, libc::MS_PRIVATE, true, path)?,
+            }
             Ok(mount)
         }
     }

@@ -1,4 +1,4 @@
-//! rlimits and the OOM score of an init, set by its parent: raising them may need CAP_SYS_RESOURCE of the host, which no
+//! rlimits, the OOM score and the scheduling of an init, set by its parent: raising them may need CAP_SYS_RESOURCE of the host, which no
 //! container's root has. On a host that is confined itself, as much as possible is set and the rest is told.
 
 use std::io::Write;
@@ -7,9 +7,10 @@ use nix::errno::Errno;
 use oci_spec::runtime::{PosixRlimit, PosixRlimitType, Process};
 
 use crate::init::failure::{Context, Failure, IntoErrno, Step};
+use crate::process::scheduling;
 use crate::sys::prlimit::{self, Limits};
 
-/// Applies `rlimits` and `oomScoreAdj` to `pid`, a child that was not waited for. What the host does not allow is
+/// Applies `rlimits`, `oomScoreAdj`, `scheduler` and `ioPriority` to `pid`, a child that was not waited for. What the host does not allow is
 /// lowered to what it does and told on stderr.
 pub fn apply(pid: i32, process: &Process) -> Result<(), Failure> {
     for limit in process.rlimits().iter().flatten() {
@@ -18,7 +19,7 @@ pub fn apply(pid: i32, process: &Process) -> Result<(), Failure> {
     if let Some(score) = process.oom_score_adj() {
         apply_oom_score(pid, score)?;
     }
-    Ok(())
+    scheduling::apply(pid, process)
 }
 
 fn apply_limit(pid: i32, limit: &PosixRlimit) -> Result<(), Failure> {

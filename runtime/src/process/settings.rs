@@ -13,13 +13,16 @@ use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, chdir, execve, getcwd, setgroups, setresgid, setresuid};
-use oci_spec::runtime::{LinuxCapabilities, LinuxCapabilitiesBuilder, LinuxSeccomp, Process, User};
+use oci_spec::runtime::{LinuxSeccomp, Process, Spec, User};
 
 use super::procfs::Procfs;
+use super::scheduling;
 use super::user::Identity;
-use crate::capabilities::CapabilitySets;
+use crate::capabilities::{self, CapabilitySets};
+use crate::init::channel::Channel;
 use crate::init::failure::{Context, Failure, Step};
 use crate::seccomp::{Cache, Filter};
+use crate::sys::scheduler::set_personality;
 
 /// Where programs are looked for when the container's environment has no PATH, as execvp(3).
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -34,24 +37,48 @@ pub struct Settings {
     pub user: User,
     capabilities: CapabilitySets,
     filter: Option<Filter>,
+    /// Domain of `linux.personality`.
+    personality: Option<u32>,
     no_new_privileges: bool,
     apparmor: Option<String>,
     selinux: Option<String>,
 }
 
+/// What `linux` says about each process of a container.
+#[derive(Debug, Clone, Default)]
+pub struct Confinement {
+    /// `linux.seccomp`.
+    pub seccomp: Option<LinuxSeccomp>,
+    personality: Option<u32>,
+}
+
+impl Confinement {
+    /// Reads it; refuses a personality that is not one.
+    pub fn of(config: &Spec) -> Result<Confinement, Failure> {
+        let Some(linux) = config.linux() else { return Ok(Confinement::default()) };
+        let personality = linux.personality().as_ref().map(scheduling::personality).transpose()?;
+        Ok(Confinement { seccomp: linux.seccomp().clone(), personality })
+    }
+}
+
 impl Settings {
-    /// Checks `process` and compiles `seccomp`, where `filters` does not keep it.
-    pub fn new(process: &Process, seccomp: Option<&LinuxSeccomp>, filters: &Cache) -> Result<Settings, Failure> {
+    /// Checks `process`, takes what `confined` adds, and compiles its filter where `filters` does not keep it.
+    pub fn new(process: &Process, confined: &Confinement, filters: &Cache) -> Result<Settings, Failure> {
         let text = |text: &String| CString::new(text.as_str()).on(Step::Execute, text.escape_debug());
         let args = process.args().iter().flatten().map(text).collect::<Result<Vec<_>, _>>()?;
         if args.is_empty() {
             return Err(Errno::EINVAL).on(Step::Execute, "nothing: process.args is empty");
         }
-        let none = empty_capabilities()?;
+        let none = capabilities::none();
         let capabilities = CapabilitySets::from_oci(process.capabilities().as_ref().unwrap_or(&none))
             .map_err(|error| told(&error, Step::Capabilities))?;
-        let filter =
-            seccomp.map(|profile| filters.compile(profile)).transpose().map_err(|error| told(&error, Step::Seccomp))?;
+        scheduling::check(process)?;
+        let filter = confined
+            .seccomp
+            .as_ref()
+            .map(|profile| filters.compile(profile))
+            .transpose()
+            .map_err(|error| told(&error, Step::Seccomp))?;
         let label = |label: &Option<String>| label.clone().filter(|label| !label.is_empty());
         Ok(Settings {
             args,
@@ -60,6 +87,7 @@ impl Settings {
             user: process.user().clone(),
             capabilities,
             filter,
+            personality: confined.personality,
             no_new_privileges: process.no_new_privileges().unwrap_or(false),
             apparmor: label(process.apparmor_profile()),
             selinux: label(process.selinux_label()),
@@ -73,6 +101,9 @@ impl Settings {
 
     /// Becomes `identity`, keeping permitted capabilities for what is still to do.
     pub fn become_user(&self, identity: &Identity) -> Result<(), Failure> {
+        if let Some(domain) = self.personality {
+            set_personality(domain).at(Step::Personality)?;
+        }
         umask(self.user.umask().map_or(Mode::from_bits_truncate(0o022), |mask| Mode::from_bits_truncate(mask & 0o777)));
         // Root may enter a directory that the user may not, and docker users rely on it.
         let entered = chdir(&self.cwd).is_ok();
@@ -114,11 +145,15 @@ impl Settings {
     }
 
     /// Seccomp and capabilities. Without no_new_privs a filter needs CAP_SYS_ADMIN, so it comes before the drop then;
-    /// otherwise last, so that it need not allow what the drop needs.
-    pub fn seal(&self) -> Result<(), Failure> {
+    /// otherwise last, so that it need not allow what the drop needs. Whoever is at the other end of `channel` passes
+    /// notifications on to those who answer them.
+    pub fn seal(&self, channel: &Channel) -> Result<(), Failure> {
         let drop_capabilities = || self.capabilities.apply().map_err(|error| told(&error, Step::Capabilities));
-        let install =
-            || self.filter.as_ref().map_or(Ok(()), Filter::install).map_err(|error| told(&error, Step::Seccomp));
+        let install = || {
+            let Some(filter) = &self.filter else { return Ok(()) };
+            let listener = filter.install().map_err(|error| told(&error, Step::Seccomp))?;
+            listener.map_or(Ok(()), |listener| channel.hand_over(&listener))
+        };
         if self.no_new_privileges {
             prctl::set_no_new_privs().at(Step::NoNewPrivileges)?;
             drop_capabilities()?;
@@ -173,18 +208,6 @@ fn candidates(program: &CString, env: &[CString]) -> Result<Vec<CString>, Failur
             CString::new(file.into_os_string().into_encoded_bytes()).on(Step::Execute, program.to_string_lossy())
         })
         .collect()
-}
-
-fn empty_capabilities() -> Result<LinuxCapabilities, Failure> {
-    // The builder's own default is not empty.
-    let none = 0;
-    let builder = LinuxCapabilitiesBuilder::default()
-        .bounding(oci_spec::runtime::Capabilities::with_capacity(none))
-        .effective(oci_spec::runtime::Capabilities::with_capacity(none))
-        .inheritable(oci_spec::runtime::Capabilities::with_capacity(none))
-        .permitted(oci_spec::runtime::Capabilities::with_capacity(none))
-        .ambient(oci_spec::runtime::Capabilities::with_capacity(none));
-    builder.build().map_err(|_| Errno::EINVAL).at(Step::Capabilities)
 }
 
 /// A failure of the other parts of this crate, with the errno that their chain of sources ends in.

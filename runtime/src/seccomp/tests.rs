@@ -14,14 +14,16 @@ fn all_that_is_named_compiles() {
     for action in ACTIONS {
         let rules = OPERATORS.map(|op| serde_json::json!({ "index": 0, "value": 1, "valueTwo": 1, "op": op }));
         let rules: Vec<_> =
-            rules.into_iter().zip(["read", "write", "open", "close", "stat", "lseek", "mmap"]).collect();
+            rules.into_iter().zip(["read", "readv", "open", "close", "stat", "lseek", "mmap"]).collect();
         let syscalls: Vec<_> = rules
             .iter()
             .map(|(rule, name)| serde_json::json!({ "names": [name], "action": action, "args": [rule] }))
             .collect();
+        let notify_only = "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV";
+        let flags: Vec<_> = FLAGS.iter().filter(|flag| action.ends_with("NOTIFY") || **flag != notify_only).collect();
         let profile = serde_json::json!({
-            "defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 38, "architectures": ARCHITECTURES,
-            "flags": FLAGS, "syscalls": syscalls,
+            "defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 38, "architectures": architectures(),
+            "flags": flags, "syscalls": syscalls, "listenerPath": "/run/agent.sock",
         });
         compile(&serde_json::from_value(profile).unwrap()).unwrap_or_else(|error| panic!("{action}: {error:?}"));
     }
@@ -36,10 +38,24 @@ fn more_capabilities_allow_more() {
 }
 
 #[test]
-fn notify_is_refused_by_name() {
-    let profile: LinuxSeccomp =
-        serde_json::from_value(serde_json::json!({ "defaultAction": "SCMP_ACT_NOTIFY" })).unwrap();
-    assert!(compile(&profile).unwrap_err().to_string().contains("SCMP_ACT_NOTIFY"));
+fn what_notifications_cannot_do_is_refused_by_name() {
+    let rule = |name: &str| serde_json::json!([{"names": [name], "action": "SCMP_ACT_NOTIFY"}]);
+    for (profile, field) in [
+        (serde_json::json!({"defaultAction": "SCMP_ACT_NOTIFY", "listenerPath": "/x"}), "defaultAction"),
+        (
+            serde_json::json!({"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/x", "syscalls": rule("write")}),
+            "write",
+        ),
+        (serde_json::json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": rule("mkdir")}), "listenerPath"),
+        (
+            serde_json::json!({"defaultAction": "SCMP_ACT_ALLOW", "flags": ["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]}),
+            "flags",
+        ),
+        (serde_json::json!({"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_SHEB"]}), "architectures"),
+    ] {
+        let error = compile(&serde_json::from_value(profile).unwrap()).unwrap_err();
+        assert!(error.to_string().contains(field), "{error}");
+    }
 }
 
 /// What the kernel shows a filter: `struct seccomp_data` of linux/seccomp.h.

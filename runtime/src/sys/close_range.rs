@@ -33,6 +33,12 @@ fn call(first: u32, last: u32, flags: libc::c_uint) -> Result<(), Errno> {
     Errno::result(result).map(drop)
 }
 
+/// EBADF where no descriptor is open at this number.
+pub fn is_open(fd: RawFd) -> Result<(), Errno> {
+    // SAFETY: F_GETFD takes an integer and changes nothing, whoever owns the descriptor.
+    Errno::result(unsafe { libc::fcntl(fd, libc::F_GETFD) }).map(drop)
+}
+
 /// Closes the child's copy of one descriptor, whose owner is in the parent and is never dropped here.
 pub fn close_one(fd: RawFd) -> Result<(), Errno> {
     let fd = u32::try_from(fd).map_err(|_| Errno::EBADF)?;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-const BINARY: &str = env!("CARGO_BIN_EXE_neargate-runtime");
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_neargate-runtime");
 const APPLETS: [&str; 17] = [
     "sh", "id", "ls", "cat", "mount", "sleep", "true", "hostname", "stat", "touch", "grep", "echo", "tty", "readlink",
     "mkdir", "wc", "dd",

@@ -5,9 +5,16 @@
 mod harness;
 
 mod control;
+mod escapes;
 mod exec;
+mod flags;
+mod hooks;
 mod hostile;
 mod isolation;
 mod lifecycle;
 mod monitor;
+mod mounts;
+mod process;
+mod resources;
+mod seccomp;
 mod user_namespace;
