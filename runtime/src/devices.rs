@@ -1,5 +1,5 @@
 //! Device nodes below the container's /dev: the defaults of the OCI specification (config-linux, "default devices") and
-//! `linux.devices`. Owns no device rules: those belong to `cgroup`.
+//! `linux.devices`. Owns of the device rules only which the default nodes need; the rest belongs to `cgroup`.
 //!
 //! Outside a user namespace nodes are made by mknod; inside one the kernel refuses that, so the host's own nodes are
 //! bound, each verified to be the device that was asked for.
@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat};
 use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmodat, fstat, makedev, mknodat};
 use nix::unistd::{Gid, Uid, fchownat};
-use oci_spec::runtime::{LinuxDevice, LinuxDeviceType};
+use oci_spec::runtime::{LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType};
 
 use crate::init::failure::{Context, Failure, Step};
 use crate::mounts::root::{Root, entry_stat, file_type, link, remove_entry};
@@ -38,6 +38,22 @@ const DEFAULTS: [(&str, u64, u64); 6] = [
     ("/dev/urandom", 1, 9),
     ("/dev/tty", 5, 0),
 ];
+
+/// What a container under device rules may use all the same: the default nodes, its terminals, and the making of any
+/// node, which is not its use. As in runc; the specification wants the nodes to be there.
+pub fn default_rules() -> Vec<LinuxDeviceCgroup> {
+    let rule = |kind, major: Option<u64>, minor: Option<u64>, access: &str| {
+        let mut rule = LinuxDeviceCgroup::default();
+        let number = |number: Option<u64>| number.and_then(|number| i64::try_from(number).ok());
+        rule.set_allow(true).set_typ(Some(kind)).set_access(Some(access.to_owned()));
+        rule.set_major(number(major)).set_minor(number(minor));
+        rule
+    };
+    let numbers = DEFAULTS.iter().map(|(_, major, minor)| (*major, Some(*minor)));
+    let used = numbers.chain([(5, Some(1)), (5, Some(2)), (136, None)]);
+    let nodes = [LinuxDeviceType::C, LinuxDeviceType::B].map(|kind| rule(kind, None, None, "m"));
+    nodes.into_iter().chain(used.map(|(major, minor)| rule(LinuxDeviceType::C, Some(major), minor, "rwm"))).collect()
+}
 
 const LINKS: [(&str, &str); 5] = [
     ("/dev/fd", "/proc/self/fd"),

@@ -2,6 +2,7 @@
 //! The only place of the workspace with `unsafe`. Policy (what to call, in which order) belongs to the callers.
 #![allow(unsafe_code)]
 
+pub mod bpf;
 pub mod clone3;
 pub mod close_range;
 pub mod fork;

@@ -268,7 +268,7 @@ fn resources(container: &ContainerSpec, around: &Surroundings<'_>) -> Result<Val
     }
     resources["memory"] = Value::Object(memory);
     // Inside a user namespace no device can be made, but an image or a volume may hold nodes that others have made. On
-    // v2, where rules are not supported yet, no mount of such a task lets devices be opened.
+    // v2, where rules cost a program in the kernel, no mount of such a task lets devices be opened.
     if around.user_base.is_none() || !runtime::cgroup::is_v2() {
         resources["devices"] =
             if container.privileged { devices::all_rules() } else { devices::rules(&container.devices)? };

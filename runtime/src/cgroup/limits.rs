@@ -15,6 +15,7 @@ use oci_spec::runtime::{LinuxCpu, LinuxDeviceCgroup, LinuxMemory, LinuxPids, Lin
 use super::{Cgroup, CgroupError, Version};
 use values::Setting;
 
+mod devices;
 mod values;
 
 pub(super) fn set(cgroup: &Cgroup, resources: &LinuxResources) -> Result<(), CgroupError> {
@@ -205,13 +206,15 @@ impl Limits<'_> {
         write.map_err(|source| CgroupError::Write { path, field, value, source })
     }
 
-    /// Rules in their order, the later deciding. On v2 they need BPF.
+    /// Rules in their order, the later deciding. On v2 a program of ours decides.
     fn devices(&self, rules: &[LinuxDeviceCgroup]) -> Result<(), CgroupError> {
         if rules.is_empty() {
             return Ok(());
         }
         if self.cgroup.version == Version::V2 {
-            return Err(self.unsupported("devices"));
+            let (path, value) = (self.cgroup.path.clone(), format!("{} rules", rules.len()));
+            let set = devices::set(&self.cgroup.directory(None), rules);
+            return set.map_err(|errno| CgroupError::Write { path, field: "devices", value, source: errno.into() });
         }
         let directory = self.cgroup.directory(Some("devices"));
         if !directory.is_dir() {

@@ -1,6 +1,7 @@
 //! Parent side of create: everything is checked first, then made in an order in which each step has its undo: state
 //! directory, cgroup with its limits, init. The child side is `init`.
 
+use std::borrow::Cow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -195,7 +196,20 @@ fn make_group(bundle: &Bundle, path: &str) -> Result<Cgroup, CreateError> {
     let none = LinuxResources::default();
     let linux = bundle.config.linux().as_ref();
     let resources = linux.and_then(|linux| linux.resources().as_ref()).unwrap_or(&none);
-    Cgroup::create(path, resources).map_err(|source| CreateError::Cgroup { path: path.to_owned(), source })
+    Cgroup::create(path, &with_default_devices(resources))
+        .map_err(|source| CreateError::Cgroup { path: path.to_owned(), source })
+}
+
+/// Rules that were given, and those of the default nodes that are not among them.
+fn with_default_devices(resources: &LinuxResources) -> Cow<'_, LinuxResources> {
+    let given = resources.devices().as_deref().unwrap_or_default();
+    let missing: Vec<_> = devices::default_rules().into_iter().filter(|rule| !given.contains(rule)).collect();
+    if given.is_empty() || missing.is_empty() {
+        return Cow::Borrowed(resources);
+    }
+    let mut resources = resources.clone();
+    resources.set_devices(Some(given.iter().cloned().chain(missing).collect()));
+    Cow::Owned(resources)
 }
 
 /// Everything that can be checked and opened before the first side effect.
