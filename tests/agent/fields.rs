@@ -201,3 +201,92 @@ fn devices_of_the_host_with_their_permissions() {
         "{ended:?}"
     );
 }
+
+#[test]
+fn limits_of_every_kind() {
+    let host = TestHost::start();
+    // By ECS's name, by the kernel's, and what is asked for: less than any host's own.
+    let limits = [
+        ("core", "Max core file size", 4096, 8192),
+        ("cpu", "Max cpu time", 100, 200),
+        ("data", "Max data size", 1 << 30, 1 << 30),
+        ("fsize", "Max file size", 1 << 20, 1 << 21),
+        ("locks", "Max file locks", 50, 60),
+        ("memlock", "Max locked memory", 4096, 8192),
+        ("msgqueue", "Max msgqueue size", 1000, 2000),
+        ("nice", "Max nice priority", 0, 0),
+        ("nofile", "Max open files", 64, 128),
+        ("nproc", "Max processes", 500, 600),
+        ("rss", "Max resident set", 1 << 20, 1 << 21),
+        ("rtprio", "Max realtime priority", 0, 0),
+        ("rttime", "Max realtime timeout", 1000, 2000),
+        ("sigpending", "Max pending signals", 10, 20),
+        ("stack", "Max stack size", 1 << 20, 1 << 21),
+    ];
+    let asked: Vec<Value> = limits
+        .iter()
+        .map(|(name, _, soft, hard)| json!({ "name": name, "softLimit": soft, "hardLimit": hard }))
+        .collect();
+    let log = inside(&host, json!({ "ulimits": asked }), "cat /proc/self/limits");
+    for (name, of_kernel, soft, hard) in limits {
+        let line = log.lines().find_map(|line| line.strip_prefix(of_kernel)).unwrap();
+        let told: Vec<&str> = line.split_whitespace().take(2).collect();
+        assert_eq!(told, [soft.to_string(), hard.to_string()], "{name}: {log}");
+    }
+}
+
+#[test]
+fn who_it_is_and_where_it_begins() {
+    let host = TestHost::start();
+    let script = "id -u; id -g; id -G; pwd; echo $HOME";
+    for (user, told) in [
+        ("app", "1000 1000 1000 2000"),
+        ("1000:2000", "1000 2000 2000"),
+        ("65535", "65535 65535 65535"),
+        ("app:last", "1000 65535 65535"),
+    ] {
+        let members = json!({ "user": user, "workingDirectory": "/made/for/it" });
+        let log = inside(&host, members, script);
+        let words: Vec<&str> = log.split_whitespace().collect();
+        let (ids, place) = words.split_at(words.len() - 2);
+        assert_eq!((ids.join(" ").as_str(), place[0]), (told, "/made/for/it"), "{user}");
+    }
+}
+
+#[test]
+fn a_docker_volume_of_the_task_is_the_tasks() {
+    let host = TestHost::start();
+    let image = host.image("base");
+    let points = json!({ "mountPoints": [{ "sourceVolume": "v", "containerPath": "/v" }] });
+    let docker = json!({ "scope": "task", "driver": "local", "labels": { "a": "b" } });
+    let volumes = json!({ "volumes": [{ "name": "v", "dockerVolumeConfiguration": docker }] });
+    let first =
+        with(with(shell("first", &image, "echo here > /v/file"), points.clone()), json!({ "essential": false }));
+    let waits = json!({ "dependsOn": [{ "containerName": "first", "condition": "SUCCESS" }] });
+    let second = with(with(shell("second", &image, "cat /v/file"), points.clone()), waits);
+    let arn = host.run(&with(task("volume", &[first, second]), volumes.clone()));
+    host.stopped(&arn);
+    assert_eq!(host.logs(&arn, "second"), "here\n");
+    let other = with(shell("c", &image, "ls /v | wc -l"), points);
+    let arn = host.run(&with(task("volume", &[other]), volumes));
+    host.stopped(&arn);
+    assert_eq!(host.logs(&arn, "c"), "0\n", "another task has another");
+}
+
+#[test]
+fn the_platform_is_this_hosts_or_nothing_runs() {
+    let host = TestHost::start();
+    let of = |architecture: &str| {
+        let platform = json!({ "cpuArchitecture": architecture, "operatingSystemFamily": "LINUX" });
+        let compatible = json!({ "runtimePlatform": platform, "requiresCompatibilities": ["EC2", "EXTERNAL"] });
+        let definition = with(task("platform", &[shell("c", &host.image("base"), "uname -m")]), compatible);
+        let task_definition = host.register(&definition).unwrap().task_definition_arn;
+        host.run_task(proto::v1::RunTaskRequest { task_definition, ..Default::default() }).unwrap()
+    };
+    let answer = of("X86_64");
+    let arn = answer.tasks[0].task_arn();
+    host.stopped(arn);
+    assert_eq!(host.logs(arn, "c"), "x86_64\n");
+    let answer = of("ARM64");
+    assert_eq!((answer.tasks.len(), answer.failures[0].reason()), (0, "ATTRIBUTE"));
+}

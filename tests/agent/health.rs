@@ -147,3 +147,40 @@ fn a_container_is_started_again() {
     let ended = host.stopped(&arn);
     assert_eq!(container(&ended, "again").exit_code, Some(137), "stopped by us it stays stopped");
 }
+
+/// Beside the one above, in the same minute.
+#[test]
+fn a_container_that_is_being_started_again_survives_the_agent_and_can_be_stopped() {
+    let mut host = TestHost::start();
+    let (hold, held) = (host.scratch().join("hold"), host.scratch().join("held"));
+    std::fs::create_dir(&held).unwrap();
+    host.terminate();
+    host.interpose(&format!(
+        "if [ $1 = monitor ] && [ -e {hold} ]; then touch {held}/$$; while [ -e {hold} ]; do sleep 0.1; done; fi
+        exec \"$RUNTIME\" \"$@\"",
+        hold = hold.display(),
+        held = held.display()
+    ));
+    host.restart();
+    let policy = json!({ "restartPolicy": { "enabled": true, "restartAttemptPeriod": 60 } });
+    let container = with(shell("c", &host.image("base"), "echo run; sleep 61; exit 7"), policy);
+    let [goes, stops] = ["goes", "stops"].map(|family| host.run(&task(family, std::slice::from_ref(&container))));
+    host.running(&goes);
+    host.running(&stops);
+    std::fs::File::create(&hold).unwrap();
+    let starts = || std::fs::read_dir(&held).unwrap().count();
+    eventually("both are started again", Duration::from_secs(120), || (starts() == 2).then_some(()));
+    let task = host.describe(&goes);
+    assert_eq!((task.last_status(), task.containers[0].last_status()), ("RUNNING", "RUNNING"), "as if nothing were");
+    host.stop(&stops, None).unwrap();
+    let ended = host.stopped(&stops);
+    assert_eq!(ended.stop_code(), "UserInitiated", "{ended:?}");
+    host.kill9();
+    host.restart();
+    std::fs::remove_file(&hold).unwrap();
+    eventually("it runs again", Duration::from_secs(30), || (host.logs(&goes, "c") == "run\nrun\n").then_some(()));
+    let task = host.describe(&goes);
+    let restarts = task.attributes.iter().find(|attribute| attribute.name() == "neargate.restarts.c").unwrap();
+    assert_eq!((task.last_status(), restarts.value()), ("RUNNING", "1"));
+    assert_eq!(host.logs(&stops, "c"), "run\n");
+}

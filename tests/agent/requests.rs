@@ -5,7 +5,7 @@ use proto::v1::{
 };
 use serde_json::{Value, json};
 use system_tests::TestHost;
-use system_tests::definition::{shell, task};
+use system_tests::definition::{shell, task, with};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
@@ -53,6 +53,87 @@ fn a_bad_run_task_makes_no_task() {
     for task in answer.tasks {
         host.stopped(task.task_arn());
     }
+}
+
+#[test]
+fn a_bad_definition_is_not_registered() {
+    let host = TestHost::start();
+    let named = |name: &str, members: Value| with(json!({ "name": name, "image": "busybox", "memory": 6 }), members);
+    let needs =
+        |name: &str, condition: &str| json!({ "dependsOn": [{ "containerName": name, "condition": condition }] });
+    let of = |containers: Vec<Value>| json!({ "containerDefinitions": containers });
+    let alone = |members: Value| of(vec![named("a", members)]);
+    let point = json!({ "sourceVolume": "v", "containerPath": "/v" });
+    let ports = json!({ "portMappings": [{ "containerPort": 80 }] });
+    let many = (0..11).map(|nth| named(&format!("c{nth}"), json!({}))).collect();
+    let volume = json!([{ "name": "v" }]);
+    for (definition, field, text) in [
+        (of(vec![named("a", json!({})); 2]), "containerDefinitions[1].name", "'a' is used more than once"),
+        (
+            with(alone(json!({})), json!({ "volumes": [{ "name": "v" }, { "name": "v" }] })),
+            "volumes[1].name",
+            "'v' is used",
+        ),
+        (
+            with(alone(json!({ "mountPoints": [point, point] })), json!({ "volumes": volume })),
+            "containerDefinitions[0].mountPoints[1].containerPath",
+            "has a volume already",
+        ),
+        (
+            with(of(vec![named("a", ports.clone()), named("b", ports)]), json!({ "networkMode": "host" })),
+            "containerDefinitions[1].portMappings",
+            "maps host port 80/tcp, which 'a' has",
+        ),
+        (
+            of(vec![named("a", needs("b", "START")), named("b", needs("c", "START")), named("c", needs("a", "START"))]),
+            "containerDefinitions[0].dependsOn",
+            "form a cycle: a -> b -> c -> a",
+        ),
+        (alone(needs("a", "START")), "containerDefinitions[0].dependsOn", "form a cycle: a -> a"),
+        (
+            of(vec![named("a", needs("b", "COMPLETE")), named("b", json!({}))]),
+            "containerDefinitions[0].dependsOn[0].condition",
+            "'b', which is essential",
+        ),
+        (
+            of(vec![named("a", needs("b", "HEALTHY")), named("b", json!({}))]),
+            "containerDefinitions[0].dependsOn[0].condition",
+            "no healthCheck",
+        ),
+        (of(many), "containerDefinitions", "at most 10 containers"),
+        (
+            alone(json!({ "command": ["x".repeat(65536)] })),
+            "containerDefinitions",
+            "Max allowed length is '65536' bytes.",
+        ),
+        (alone(json!({ "image": "not an image" })), "containerDefinitions[0].image", "contains invalid characters"),
+        (
+            alone(json!({ "mountPoints": [point] })),
+            "containerDefinitions[0].mountPoints[0].sourceVolume",
+            "Invalid volume referenced: v",
+        ),
+        (
+            alone(json!({ "volumesFrom": [{ "sourceContainer": "x" }] })),
+            "containerDefinitions[0].volumesFrom[0].sourceContainer",
+            "could not find volume source container with name x",
+        ),
+        (
+            with(alone(json!({})), json!({ "ephemeralStorage": { "sizeInGiB": 20 } })),
+            "ephemeralStorage.sizeInGiB",
+            "must be 21 to 200",
+        ),
+        (alone(json!({ "essential": false })), "containerDefinitions", "must be marked as essential"),
+    ] {
+        let status = host.register(&with(definition, json!({ "family": "bad" }))).unwrap_err();
+        assert_eq!(blamed(&status), [field], "{status}");
+        assert!(status.message().contains(text), "{text}: {status}");
+    }
+    // Of equal names of variables the last counts, as in docker.
+    let environment = json!([{ "name": "A", "value": "first" }, { "name": "A", "value": "last" }]);
+    let container = with(shell("c", &host.image("base"), "echo $A"), json!({ "environment": environment }));
+    let arn = host.run(&task("twice", &[container]));
+    host.stopped(&arn);
+    assert_eq!(host.logs(&arn, "c"), "last\n");
 }
 
 #[test]

@@ -65,6 +65,8 @@ fn description(task: &Task, now: f64) -> String {
     lines.word("Launch type", task.launch_type.as_deref());
     lines.word("CPU", task.cpu.as_deref());
     lines.word("Memory", task.memory.as_deref());
+    let disk = task.ephemeral_storage.map(|disk| format!("{} GiB", disk.size_in_gi_b()));
+    lines.word("Storage", disk.as_deref());
     lines.word("Group", task.group.as_deref());
     lines.word("Started by", task.started_by.as_deref());
     for (name, at) in [
