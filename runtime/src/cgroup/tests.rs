@@ -11,7 +11,8 @@ struct Group(Cgroup);
 
 impl Group {
     fn new(name: &str, resources: serde_json::Value) -> Group {
-        let path = format!("/neargate-unit-{}/{name}", std::process::id());
+        // A parent of its own too: whoever is done first would remove that of others.
+        let path = format!("/neargate-unit-{}-{name}/group", std::process::id());
         Group(Cgroup::create(&path, &serde_json::from_value(resources).unwrap()).unwrap())
     }
 
@@ -32,8 +33,9 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
+        let directories = self.0.directories();
         self.0.delete().unwrap();
-        for directory in self.0.directories() {
+        for directory in directories {
             let _best_effort = fs::remove_dir(directory.parent().unwrap());
         }
     }

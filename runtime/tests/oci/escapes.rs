@@ -13,7 +13,7 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 use runtime::cgroup::Cgroup;
 use serde_json::json;
 
-use crate::harness::{BINARY, TestBundle, eventually};
+use crate::harness::{BINARY, TestBundle, eventually, parent};
 
 fn put(path: &Path, text: &str) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -98,7 +98,7 @@ fn cve_2019_5736_the_runtime_is_not_overwritten_by_what_it_executes() {
 fn the_keeper_of_a_pid_namespace_runs_from_a_protected_copy() {
     let bundle = TestBundle::new("true");
     let directory = bundle.path().join("ns");
-    let cgroup = format!("/neargate-oci-test-{}/{}-keeper", std::process::id(), bundle.id);
+    let cgroup = format!("{}/keeper", parent(&bundle.id));
     bundle.ok(&["namespaces", "create", "--dir", directory.to_str().unwrap(), "--pid", &cgroup]);
     let group = Cgroup::open(&cgroup).unwrap();
     let pids = group.pids().unwrap();

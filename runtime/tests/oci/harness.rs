@@ -30,7 +30,7 @@ impl TestBundle {
         let id = format!("oci-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let directory = tempfile::tempdir().unwrap();
         make_root(&directory.path().join("rootfs"));
-        let config = config(script, &format!("/neargate-oci-test-{}/{id}", std::process::id()));
+        let config = config(script, &format!("{}/c", parent(&id)));
         TestBundle { directory, config, id }
     }
 
@@ -142,11 +142,15 @@ impl Drop for TestBundle {
     fn drop(&mut self) {
         // A container that does not exist is success.
         let _ = self.runtime(&["delete", "--force", &self.id]).status();
-        for parent in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
-            // Shared by the tests of this process: only the last one finds it empty.
-            let _ = fs::remove_dir(parent.path().join(format!("neargate-oci-test-{}", std::process::id())));
+        for hierarchy in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+            let _ = fs::remove_dir(hierarchy.path().join(parent(&self.id).trim_start_matches('/')));
         }
     }
+}
+
+/// The cgroup above a container's: one for each, or whoever is done first would remove that of another.
+pub(crate) fn parent(id: &str) -> String {
+    format!("/neargate-{id}")
 }
 
 /// Waits until `done`, at most ten seconds.
