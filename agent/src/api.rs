@@ -56,10 +56,10 @@ pub enum ServeError {
 pub async fn serve(socket: Socket, engine: Engine, stop: CancellationToken) -> Result<(), ServeError> {
     let (health, health_service) = tonic_health::server::health_reporter();
     let tasks = task::Tasks::new(engine.clone(), stop.clone());
-    let images = image::Images::new(engine.images().clone(), stop.clone());
+    let images = image::Images::new(engine.pulls(), stop.clone());
     let tasks = TaskServiceServer::new(tasks).max_decoding_message_size(MAX_REQUEST_BYTES);
     let images = ImageServiceServer::new(images).max_decoding_message_size(MAX_REQUEST_BYTES);
-    let observations = observation::Observations::new(engine.clone());
+    let observations = observation::Observations::new(engine.clone(), stop.clone());
     let observations = ObservationServiceServer::new(observations).max_decoding_message_size(MAX_REQUEST_BYTES);
     let hosts = HostServiceServer::new(host::Hosts::new(engine)).max_decoding_message_size(MAX_REQUEST_BYTES);
     health.set_serving::<TaskServiceServer<task::Tasks>>().await;

@@ -10,6 +10,7 @@ pub mod runtime_path;
 use std::{
     collections::BTreeMap,
     fmt, io,
+    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -42,6 +43,8 @@ pub struct Config {
     pub history: HistoryConfig,
     /// Defaults of tasks.
     pub tasks: TasksConfig,
+    /// Figures for Prometheus.
+    pub metrics: MetricsConfig,
 }
 
 /// Parts of every ARN (ecs-semantics 1.1).
@@ -152,6 +155,14 @@ impl Default for TasksConfig {
     fn default() -> Self {
         Self { stop_timeout_secs: 30, pids_limit: 16_384 }
     }
+}
+
+/// Figures for Prometheus.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MetricsConfig {
+    /// Address on which they are served by HTTP; nowhere without.
+    pub listen: Option<SocketAddr>,
 }
 
 /// Why a configuration was refused.
@@ -338,6 +349,7 @@ mod tests {
         let registry = config.registries.remove("registry.example.com:5000").unwrap();
         assert_eq!(registry.username.as_deref(), Some("puller"));
         assert!(config.registries.remove("127.0.0.1:5000").unwrap().plain_http);
+        assert_eq!(config.metrics.listen.take(), Some(([127, 0, 0, 1], 9464).into()), "off unless it is given");
         assert_eq!(config, Config::default());
     }
 
@@ -355,6 +367,7 @@ mod tests {
         assert_eq!(keys("logs"), ["max_files", "max_size_mib"]);
         assert_eq!(keys("history"), ["disk_keep_hours", "keep_days"]);
         assert_eq!(keys("tasks"), ["pids_limit", "stop_timeout_secs"]);
+        assert_eq!(keys("metrics"), ["listen"]);
     }
 
     #[test]

@@ -18,7 +18,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::capacity::{Demand, Ledger};
 use crate::config::Config;
+use crate::events::Events;
 use crate::identity::{Names, TaskId};
+use crate::metrics::Metrics;
+use crate::pulls::Pulls;
 use crate::sandbox::host::Host;
 use crate::sandbox::host::executable::Executable;
 use crate::store::{DefinitionRecord, Store, StoreError};
@@ -30,7 +33,7 @@ use crate::timing::Timing;
 mod admission;
 mod definitions;
 mod host;
-mod observation;
+pub(crate) mod observation;
 mod query;
 mod restore;
 mod retention;
@@ -80,6 +83,12 @@ pub enum EngineError {
     NotRunning {
         /// Its name.
         container: String,
+    },
+    /// Nothing of the task is left to be measured.
+    #[error("The task {task} has stopped: there is nothing to measure any more.")]
+    Stopped {
+        /// Its id.
+        task: String,
     },
     /// The task's start was not measured by this agent.
     #[error("Nothing is known of the start of task {task}: an earlier agent accepted it.")]
@@ -144,6 +153,10 @@ pub(crate) struct Shared {
     pub(crate) images: rootfs::Images,
     /// Cancelled when the agent ends.
     pub(crate) ends: CancellationToken,
+    /// What happened, in order.
+    pub(crate) events: Arc<Events>,
+    /// What was counted.
+    pub(crate) metrics: Arc<Metrics>,
     /// Counts changes of tasks.
     pub(crate) changes: watch::Sender<u64>,
     ledger: Mutex<Ledger>,
@@ -223,6 +236,11 @@ impl Engine {
     pub fn images(&self) -> &rootfs::Images {
         &self.shared.images
     }
+
+    /// The way in which they are pulled.
+    pub(crate) fn pulls(&self) -> Pulls {
+        self.shared.pulls()
+    }
 }
 
 impl Shared {
@@ -235,12 +253,12 @@ impl Shared {
             self.queue(id.clone(), demand, admit);
         }
         self.tasks().insert(id.clone(), Handle { view, commands, timing: timing.clone() });
-        let places = Places::of(&self.config.root, &id);
-        let sandbox = Host::new(self.runtime.clone(), &places, self.task_cgroup(&id));
+        let sandbox = self.sandbox(&id);
         let shared = self.clone();
         let timing = timing.unwrap_or_else(|| Arc::new(Timing::of_earlier(&id)));
-        let unsaved = false;
-        let driver = Driver { id, shared, sandbox, record, publish, commands: received, admission, unsaved, timing };
+        let (unsaved, news) = (false, Vec::new());
+        let commands = received;
+        let driver = Driver { id, shared, sandbox, record, publish, commands, admission, unsaved, timing, news };
         tokio::spawn(driver.run());
     }
 
@@ -286,6 +304,17 @@ impl Shared {
     /// Tells watchers that a task changed.
     pub(crate) fn changed(&self) {
         self.changes.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// The way in which images are pulled.
+    pub(crate) fn pulls(&self) -> Pulls {
+        Pulls { images: self.images.clone(), events: self.events.clone(), metrics: self.metrics.clone() }
+    }
+
+    /// The isolation around a task. Makes nothing.
+    fn sandbox(&self, id: &TaskId) -> Host {
+        let places = Places::of(&self.config.root, id);
+        Host::new(self.runtime.clone(), &places, self.task_cgroup(id))
     }
 
     /// The cgroup of a task.

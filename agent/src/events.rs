@@ -1,39 +1,206 @@
-//! Tells whoever watches that some task changed. Watchers look at the tasks themselves, so that a slow one sees the
-//! newest state and misses nothing that lasts.
+//! What happens on this host, in order: a ring of the last events with sequence numbers, and the streams that read it.
+//! Owns no decision about what an event is: `task` makes those of tasks and containers, `states` streams whole tasks.
+//!
+//! Whoever tells an event never waits: a reader keeps only its place in the ring, and one that is slower than the ring
+//! is told how many events it missed. Nothing of this survives the agent; its tasks' records do (RESYNC).
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures_util::Stream;
-use proto::v1::Task;
+use proto::v1::{Event, EventPosition};
 use tokio::sync::watch;
 
-use crate::engine::Shared;
-use crate::identity::TaskId;
+use crate::trace::now;
 
-/// Each wanted task as it is, then after each change. With no `wanted`, every task, those to come included; otherwise
-/// the stream ends once all of them have stopped.
-pub(crate) fn tasks(shared: Arc<Shared>, wanted: Vec<TaskId>) -> impl Stream<Item = Task> + Send + 'static {
-    let mut changes: watch::Receiver<u64> = shared.changes.subscribe();
+pub(crate) mod states;
+pub(crate) mod task;
+
+/// Events remembered: some hundred tasks' lives, about 2 MiB.
+pub(crate) const REMEMBERED: usize = 4_096;
+/// Events that a reader takes at once.
+const BATCH: usize = 128;
+
+/// The events of one agent's life.
+#[derive(Debug)]
+pub(crate) struct Events {
+    epoch: String,
+    /// When it began, seconds since the epoch.
+    began: f64,
+    capacity: usize,
+    ring: Mutex<Ring>,
+    /// The last sequence number.
+    told: watch::Sender<i64>,
+}
+
+#[derive(Debug, Default)]
+struct Ring {
+    last: i64,
+    events: VecDeque<Arc<Event>>,
+}
+
+/// Where a reader begins.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Begin {
+    /// With what comes.
+    Now,
+    /// With what is remembered from this time on, seconds since the epoch.
+    Since(f64),
+    /// After this event of this or another life; `since` is when it was, for what another life has to tell.
+    After { position: EventPosition, since: Option<f64> },
+}
+
+/// Which events are wanted; an empty list is every one.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Filter {
+    /// ARNs.
+    pub(crate) tasks: Vec<String>,
+    pub(crate) containers: Vec<String>,
+    pub(crate) families: Vec<String>,
+    pub(crate) types: Vec<String>,
+    pub(crate) images: Vec<String>,
+}
+
+impl Filter {
+    fn passes(&self, event: &Event) -> bool {
+        let among = |wanted: &[String], is: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == is);
+        among(&self.tasks, event.task_arn())
+            && among(&self.containers, event.container())
+            && among(&self.families, family(event.task_definition_arn()))
+            && among(&self.types, event.r#type())
+            && among(&self.images, event.image())
+    }
+}
+
+/// Of a definition's ARN.
+fn family(arn: &str) -> &str {
+    let name = arn.rsplit('/').next().unwrap_or_default();
+    name.rsplit_once(':').map_or(name, |(family, _)| family)
+}
+
+impl Events {
+    /// None yet; the last `capacity` will be remembered.
+    pub(crate) fn new(capacity: usize) -> Events {
+        let epoch = uuid::Uuid::new_v4().simple().to_string();
+        Events { epoch, began: now(), capacity, ring: Mutex::default(), told: watch::Sender::new(0) }
+    }
+
+    /// Adds an event of now.
+    pub(crate) fn tell(&self, event: Event) {
+        let mut ring = self.ring();
+        ring.last += 1;
+        let last = ring.last;
+        let timestamp = Some(now());
+        ring.events.push_back(Arc::new(Event { position: Some(self.position(last)), timestamp, ..event }));
+        if ring.events.len() > self.capacity {
+            ring.events.pop_front();
+        }
+        // Under the lock: nobody is told of a later one first.
+        self.told.send_replace(last);
+    }
+
+    fn position(&self, sequence: i64) -> EventPosition {
+        EventPosition { epoch: Some(self.epoch.clone()), sequence: Some(sequence) }
+    }
+
+    /// Those after `sequence`, at most [`BATCH`], and how many between are forgotten.
+    fn after(&self, sequence: i64) -> (i64, Vec<Arc<Event>>) {
+        let ring = self.ring();
+        let first = ring.first();
+        let missed = (first - 1 - sequence).max(0);
+        let skip = usize::try_from(sequence + 1 - first).unwrap_or(0);
+        (missed, ring.events.iter().skip(skip).take(BATCH).cloned().collect())
+    }
+
+    /// The event before the first one of that time, and whether some of that time may be forgotten or of another life.
+    fn before(&self, since: f64) -> (i64, bool) {
+        let ring = self.ring();
+        let earlier = ring.events.iter().take_while(|event| event.timestamp() < since).count();
+        let sequence = ring.first() - 1 + i64::try_from(earlier).unwrap_or(i64::MAX);
+        (sequence, since < self.began || (earlier == 0 && ring.first() > 1))
+    }
+
+    fn ring(&self) -> MutexGuard<'_, Ring> {
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Ring {
+    /// Sequence number of the oldest that is remembered, or of the next one.
+    fn first(&self) -> i64 {
+        self.last + 1 - i64::try_from(self.events.len()).unwrap_or(i64::MAX)
+    }
+}
+
+/// Reads events in order until `until` (seconds since the epoch). `states` makes TASK_STATUS events of the tasks as they
+/// are, of those that have stopped only what did so at or after the time it is given.
+pub(crate) fn read(
+    events: Arc<Events>,
+    filter: Filter,
+    from: Begin,
+    until: Option<f64>,
+    states: impl Fn(Option<f64>) -> Vec<Event> + Send + 'static,
+) -> impl Stream<Item = Event> + Send + 'static {
     async_stream::stream! {
-        let mut seen: BTreeMap<TaskId, i32> = BTreeMap::new();
-        loop {
-            changes.mark_unchanged();
-            let records: Vec<_> = if wanted.is_empty() {
-                shared.records()
-            } else {
-                wanted.iter().filter_map(|id| Some((id.clone(), shared.record(id)?))).collect()
-            };
-            let all_stopped = !wanted.is_empty() && records.iter().all(|(_, record)| record.is_stopped());
-            for (id, record) in records {
-                let version = record.task.version();
-                if seen.insert(id.clone(), version) != Some(version) {
-                    yield shared.shown(&id, &record);
+        let mut told = events.told.subscribe();
+        let mut at = *told.borrow_and_update();
+        match from {
+            Begin::Now => {}
+            Begin::Since(since) => {
+                let (before, forgotten) = events.before(since);
+                at = before;
+                if forgotten {
+                    yield note(events.position(at), "MISSED");
                 }
             }
-            if all_stopped || changes.changed().await.is_err() {
+            Begin::After { position, .. } if position.epoch() == events.epoch => at = position.sequence().min(at),
+            Begin::After { since, .. } => {
+                yield note(events.position(at), "RESYNC");
+                // After `at` was taken: what changes meanwhile is told twice rather than never.
+                for state in states(since) {
+                    if filter.passes(&state) {
+                        yield Event { position: Some(events.position(at)), timestamp: Some(now()), ..state };
+                    }
+                }
+            }
+        }
+        loop {
+            let last = *told.borrow_and_update();
+            let (missed, batch) = events.after(at);
+            if missed > 0 {
+                at += missed;
+                yield Event { missed: Some(missed), ..note(events.position(at), "MISSED") };
+            }
+            for event in batch {
+                at = event.position.as_ref().map_or(at, EventPosition::sequence);
+                if until.is_some_and(|until| event.timestamp() >= until) {
+                    return;
+                }
+                if filter.passes(&event) {
+                    yield (*event).clone();
+                }
+            }
+            if at < last {
+                continue;
+            }
+            let left = until.map(|until| Duration::try_from_secs_f64(until - now()).unwrap_or_default());
+            if left.is_some_and(|left| left.is_zero()) {
                 return;
+            }
+            tokio::select! {
+                changed = told.changed() => if changed.is_err() { return },
+                // Once more round: what was told before `until` is read before the end.
+                () = tokio::time::sleep(left.unwrap_or(Duration::MAX)), if left.is_some() => {}
             }
         }
     }
 }
+
+fn note(position: EventPosition, kind: &str) -> Event {
+    let (position, r#type) = (Some(position), Some(kind.to_owned()));
+    Event { position, timestamp: Some(now()), r#type, ..Event::default() }
+}
+
+#[cfg(test)]
+mod tests;

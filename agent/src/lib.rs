@@ -11,7 +11,9 @@
 //! | `store` | what survives the agent |
 //! | `task` | one task: its record, its states, its driver, its bundles |
 //! | `sandbox` | the isolation around a task's containers |
-//! | `events` | telling watchers |
+//! | `events` | what happened, in order, for whoever watches |
+//! | `pulls` | pulls, counted and told |
+//! | `metrics` | figures for Prometheus |
 //! | `timing` | what a task's start takes, phase by phase |
 //! | `diagnostics` | the agent's own log lines |
 //! | `trace` | the engine's steps, for tests |
@@ -26,6 +28,8 @@ pub mod engine;
 mod events;
 pub mod identity;
 pub mod logs;
+pub mod metrics;
+mod pulls;
 pub mod sandbox;
 pub mod store;
 pub mod task;

@@ -19,6 +19,7 @@ use agent::{
     config::{Config, runtime_path},
     diagnostics,
     engine::Engine,
+    metrics::http::Door,
 };
 use anyhow::Context as _;
 use clap::Parser;
@@ -120,11 +121,22 @@ fn make_root(root: &Path) -> anyhow::Result<()> {
 async fn serve(config: Arc<Config>) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     tokio::spawn(stop_on_signal(stop.clone())?);
+    let door = match config.metrics.listen {
+        Some(address) => {
+            Some(Door::open(address).await.with_context(|| format!("cannot listen for metrics on {address}"))?)
+        }
+        None => None,
+    };
     let engine =
         Engine::open(config.clone()).await.with_context(|| format!("cannot open {}", config.root.display()))?;
     // After the engine, which holds the root's lock: whoever listens there now is no agent.
     let socket = socket::Socket::bind(&config.socket)?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), socket = %socket.path().display(), "ready");
+    if let Some(door) = door {
+        let address = door.address().context("cannot tell where metrics are")?;
+        tracing::info!(%address, "serving metrics");
+        tokio::spawn(door.serve(engine.clone(), stop.clone()));
+    }
     let served = api::serve(socket, engine.clone(), stop).await;
     engine.shutdown().await;
     tracing::info!("stopped; containers go on");

@@ -115,6 +115,38 @@ pub struct Took {
     pub executed: Option<Duration>,
 }
 
+/// What a task and its containers use.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TaskUse {
+    /// All of it together.
+    pub task: Option<Use>,
+    /// By bundle, as asked.
+    pub containers: Vec<Option<Use>>,
+}
+
+/// What a group of processes uses.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Use {
+    /// When it was measured, since boot.
+    pub at: Duration,
+    /// Processor time since the start.
+    pub cpu: Duration,
+    /// Memory without the file cache that is given up first.
+    pub memory_bytes: u64,
+    /// Limit of memory, file cache included.
+    pub memory_limit_bytes: Option<u64>,
+    /// File cache.
+    pub memory_cache_bytes: u64,
+    /// Read from and written to block devices since the start; None where the host does not account for it.
+    pub block_bytes: Option<(u64, u64)>,
+    /// Processes and threads; None where the host does not count them.
+    pub pids: Option<u64>,
+    /// Limit of these.
+    pub pids_limit: Option<u64>,
+    /// Processes killed for want of memory.
+    pub oom_kills: u64,
+}
+
 /// What a container's start came to.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Start {
@@ -164,6 +196,8 @@ pub trait Sandbox: Send + Sync + 'static {
     /// Runs a further process in a container that runs, its output thrown away; answers its exit code. Giving the answer up
     /// kills it.
     fn check(&self, bundle: &Path, command: &[String]) -> impl Future<Output = Result<i32, SandboxError>> + Send;
+    /// Measures what the task and those of its containers use; None for what is gone.
+    fn stats(&self, bundles: Vec<PathBuf>) -> impl Future<Output = Result<TaskUse, SandboxError>> + Send;
     /// Removes the records of a container that has ended, so that its bundle can be started again.
     fn forget(&self, bundle: &Path) -> impl Future<Output = Result<(), SandboxError>> + Send;
     /// Sends a signal to a container's pid 1. One that has ended is success.

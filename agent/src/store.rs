@@ -7,13 +7,16 @@ use std::io;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
+use prometheus_client::metrics::histogram::Histogram;
 use prost::Message;
 use proto::v1::{ContainerInstance, Tag, TaskDefinition};
 use redb::backends::FileBackend;
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 
 use crate::identity::TaskId;
+use crate::metrics::durations;
 use crate::task::TaskRecord;
 
 /// Leads every value; a larger one is refused.
@@ -95,12 +98,19 @@ pub struct Store {
     path: PathBuf,
     /// Absent after an I/O error, as of a full disk: redb refuses everything then until the file is opened anew.
     database: Mutex<Option<Database>>,
+    /// What durable changes take, seconds.
+    writes: Histogram,
 }
 
 impl Store {
     /// Opens or makes the file.
     pub fn open(path: &Path) -> Result<Store, StoreError> {
-        Ok(Store { path: path.to_owned(), database: Mutex::new(Some(open(path)?)) })
+        Ok(Store { path: path.to_owned(), database: Mutex::new(Some(open(path)?)), writes: durations() })
+    }
+
+    /// What durable changes take, the waiting for one another included.
+    pub(crate) fn writes(&self) -> Histogram {
+        self.writes.clone()
     }
 
     fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, StoreError>) -> Result<T, StoreError> {
@@ -121,11 +131,14 @@ impl Store {
     }
 
     fn write(&self, work: impl FnOnce(&WriteTransaction) -> Result<(), StoreError>) -> Result<(), StoreError> {
-        self.with(|database| {
+        let began = Instant::now();
+        let written = self.with(|database| {
             let write = database.begin_write().map_err(transaction)?;
             work(&write)?;
             write.commit().map_err(transaction)
-        })
+        });
+        self.writes.observe(began.elapsed().as_secs_f64());
+        written
     }
 
     /// All definitions, by family and revision.

@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 
 pub(crate) use self::{
     definitions::{Definitions, Deregister, Register, Validate},
-    tasks::{Describe, Exec, Logs, Ps, Run, Stop},
+    tasks::{Describe, Events, Exec, FilterKey, Logs, Ps, Run, Stats, Stop},
 };
 
 const EXIT_CODES: &str = "\
@@ -74,6 +74,10 @@ pub(crate) enum Command {
     Describe(Describe),
     /// Show what a task's containers wrote
     Logs(Logs),
+    /// Show what running tasks and their containers use
+    Stats(Stats),
+    /// Tell what happens to tasks, containers and images
+    Events(Events),
     /// Stop tasks
     Stop(Stop),
     /// Run a command in a running container

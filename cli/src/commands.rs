@@ -2,6 +2,7 @@
 
 mod definitions;
 mod describe;
+mod events;
 mod exec;
 mod host;
 mod images;
@@ -10,6 +11,7 @@ mod ps;
 mod pull;
 mod register;
 mod run;
+mod stats;
 mod stop;
 mod validate;
 
@@ -38,6 +40,8 @@ pub(crate) async fn dispatch(cli: Cli) -> Result<u8, Error> {
         Command::Ps(args) => ps::ps(&globals, &args).await,
         Command::Describe(args) => describe::describe(&globals, &args).await,
         Command::Logs(args) => logs::logs(&globals, args).await,
+        Command::Events(args) => events::events(&globals, args).await,
+        Command::Stats(args) => stats::stats(&globals, args).await,
         Command::Stop(args) => stop::stop(&globals, &args).await,
         Command::Exec(args) => exec::exec(&globals, args).await,
         Command::Pull(args) => pull::pull(&globals, args).await,

@@ -65,6 +65,11 @@ pub(crate) fn size() -> Option<TerminalSize> {
     Some(TerminalSize { rows: Some(i32::from(size.ws_row)), columns: Some(i32::from(size.ws_col)) })
 }
 
+/// Whether stdout is a terminal.
+pub(crate) fn is_watched() -> bool {
+    io::stdout().is_terminal()
+}
+
 /// Whether stdin is a terminal.
 pub(crate) fn is_interactive() -> bool {
     io::stdin().is_terminal()

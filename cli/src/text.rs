@@ -67,11 +67,19 @@ pub(crate) fn definition(arn: &str) -> String {
 
 /// Bytes in decimal units with three digits, as docker tells sizes.
 pub(crate) fn bytes(count: f64) -> String {
-    const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
+    scaled(count, 1000.0, ["B", "kB", "MB", "GB", "TB"])
+}
+
+/// Bytes in binary units with three digits or more, as docker tells memory.
+pub(crate) fn binary_bytes(count: f64) -> String {
+    scaled(count, 1024.0, ["B", "KiB", "MiB", "GiB", "TiB"])
+}
+
+fn scaled(count: f64, step: f64, units: [&str; 5]) -> String {
     let mut amount = count.max(0.0);
     let mut unit = 0;
-    while amount >= 999.5 && unit + 1 < UNITS.len() {
-        amount /= 1000.0;
+    while amount >= step - 0.5 && unit + 1 < units.len() {
+        amount /= step;
         unit += 1;
     }
     let decimals = match amount {
@@ -80,7 +88,7 @@ pub(crate) fn bytes(count: f64) -> String {
         a if a < 99.95 => 1,
         _ => 0,
     };
-    format!("{amount:.decimals$} {}", UNITS[unit])
+    format!("{amount:.decimals$} {}", units[unit])
 }
 
 /// `1 container`, `2 containers`.
@@ -127,5 +135,7 @@ mod tests {
         assert_eq!(bytes(12_345.0), "12.3 kB");
         assert_eq!(bytes(408e6), "408 MB");
         assert_eq!(bytes(1.1e9), "1.10 GB");
+        assert_eq!(binary_bytes(1000.0), "1000 B");
+        assert_eq!(binary_bytes(50.0 * 1_048_576.0), "50.0 MiB");
     }
 }

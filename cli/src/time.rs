@@ -37,6 +37,52 @@ pub(crate) fn rfc3339(seconds: f64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{fraction:06}Z")
 }
 
+/// A point in time as a person types it, in seconds since the epoch: RFC 3339 in UTC, the seconds themselves, or how long
+/// ago as a number with s, m, h or d.
+pub(crate) fn moment(word: &str) -> Result<f64, String> {
+    let unknown = || "not a time such as 2026-01-31T12:00:00Z, 1769860800 or 10m".to_owned();
+    let found = if let Ok(seconds) = word.parse::<f64>() {
+        seconds
+    } else if let Some(moment) = parse_rfc3339(word) {
+        moment
+    } else {
+        let mut amount = word.to_owned();
+        let unit = match amount.pop() {
+            Some('s') => 1.0,
+            Some('m') => 60.0,
+            Some('h') => 3_600.0,
+            Some('d') => 86_400.0,
+            _ => return Err(unknown()),
+        };
+        let amount = amount.parse::<f64>().ok().filter(|amount| *amount >= 0.0).ok_or_else(unknown)?;
+        now() - amount * unit
+    };
+    if found.is_finite() { Ok(found) } else { Err(unknown()) }
+}
+
+/// `YYYY-MM-DDThh:mm:ss[.fraction]Z`.
+fn parse_rfc3339(word: &str) -> Option<f64> {
+    let (date, time) = word.strip_suffix('Z')?.split_once('T')?;
+    let mut date = date.splitn(3, '-').map(|part| part.parse::<i64>().ok());
+    let (year, month, day) = (date.next()??, date.next()??, date.next()??);
+    let mut time = time.splitn(3, ':');
+    let (hour, minute) = (time.next()?.parse::<u32>().ok()?, time.next()?.parse::<u32>().ok()?);
+    let second = time.next()?.parse::<f64>().ok()?;
+    let within = (1970..=9999).contains(&year) && (1..=12).contains(&month) && (1..=31).contains(&day);
+    if !within || hour > 23 || minute > 59 || !(0.0..61.0).contains(&second) {
+        return None;
+    }
+    let days = (0..).map(|month| month * 28).find(|day| civil(*day) >= (year, month, 1)).unwrap_or_default();
+    // Back to the first of the month, then on to the day; one that the month does not have is none.
+    let first = (0..days + 1).rev().find(|day| civil(*day) <= (year, month, 1))?;
+    let found = first + day - 1;
+    if civil(found) != (year, month, day) {
+        return None;
+    }
+    let whole = u32::try_from(found).ok().map(f64::from)? * 86_400.0;
+    Some(whole + f64::from(hour) * 3_600.0 + f64::from(minute) * 60.0 + second)
+}
+
 /// Year, month and day of the Gregorian calendar, `days` (not negative) after 1970-01-01.
 fn civil(days: i64) -> (i64, i64, i64) {
     // Counted from 1 March of the year 0, leap days come last in their year; 400 years have 146097 days.
@@ -73,6 +119,21 @@ mod tests {
         assert_eq!(rfc3339(951_782_400.0), "2000-02-29T00:00:00.000000Z");
         assert_eq!(rfc3339(951_868_800.0), "2000-03-01T00:00:00.000000Z");
         assert_eq!(rfc3339(1_767_225_599.0), "2025-12-31T23:59:59.000000Z");
+    }
+
+    #[test]
+    fn moments_are_read_as_they_are_told() {
+        for seconds in [0.0, 951_782_399.5, 951_782_400.0, 951_868_800.0, 1_767_225_599.25] {
+            assert_eq!(moment(&rfc3339(seconds)), Ok(seconds), "{}", rfc3339(seconds));
+        }
+        assert_eq!(moment("1769860800.5"), Ok(1_769_860_800.5));
+        let (earliest, then, latest) = (now(), moment("10m").unwrap(), now());
+        assert!((earliest - 600.001..=latest - 599.999).contains(&then), "{then}");
+        for bad in
+            ["", "m", "-5m", "yesterday", "2026-02-30T00:00:00Z", "2026-13-01T00:00:00Z", "2026-01-01", "nan", "inf"]
+        {
+            assert!(moment(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -55,7 +55,7 @@ const BAD: &[u8] = br#"{
 
 #[test]
 fn wrong_usage_exits_with_2() {
-    let cases: [&[&str]; 14] = [
+    let cases: [&[&str]; 20] = [
         &[],
         &["no-such-command"],
         &["run"],
@@ -69,6 +69,12 @@ fn wrong_usage_exits_with_2() {
         &["run", "f.json", "--overrides", r#"{"no":1}"#],
         &["host", "--drain", "--activate"],
         &["exec", "abcd"],
+        &["stats", "--interval", "0"],
+        &["stats", "--interval", "often"],
+        &["describe", "--timing"],
+        &["events", "--since", "yesterday"],
+        &["events", "--filter", "colour=red"],
+        &["events", "--filter", "task"],
         &["--host", "https://elsewhere", "ps"],
     ];
     for case in cases {

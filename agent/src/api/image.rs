@@ -18,16 +18,18 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::{Answers, blocking, status, until_stopped};
+use crate::pulls::Pulls;
 
 /// The service.
 pub(super) struct Images {
     images: rootfs::Images,
+    pulls: Pulls,
     stop: CancellationToken,
 }
 
 impl Images {
-    pub(super) fn new(images: rootfs::Images, stop: CancellationToken) -> Self {
-        Self { images, stop }
+    pub(super) fn new(pulls: Pulls, stop: CancellationToken) -> Self {
+        Self { images: pulls.images.clone(), pulls, stop }
     }
 }
 
@@ -38,7 +40,7 @@ impl ImageService for Images {
     async fn pull_image(&self, request: Request<PullImageRequest>) -> Result<Response<Self::PullImageStream>, Status> {
         let name = request.into_inner().image.unwrap_or_default();
         let reference = Reference::from_str(&name).map_err(|error| status::reference(&error))?;
-        Ok(Response::new(until_stopped(pull(self.images.clone(), reference), self.stop.clone())))
+        Ok(Response::new(until_stopped(pull(self.pulls.clone(), reference), self.stop.clone())))
     }
 
     async fn list_images(&self, _: Request<ListImagesRequest>) -> Result<Response<ListImagesResponse>, Status> {
@@ -53,7 +55,9 @@ impl ImageService for Images {
     ) -> Result<Response<RemoveImageResponse>, Status> {
         let name = request.into_inner().image.unwrap_or_default();
         let images = self.images.clone();
-        let freed = blocking(move || images.remove(&name)).await?.map_err(|error| status::remove(&error))?;
+        let removing = name.clone();
+        let freed = blocking(move || images.remove(&removing)).await?.map_err(|error| status::remove(&error))?;
+        self.pulls.removed(&name);
         Ok(Response::new(RemoveImageResponse { freed_bytes: Some(bytes(freed)) }))
     }
 }
@@ -81,14 +85,11 @@ impl News {
 
 /// Pulls and tells how far it is; the image ends the stream. A client that goes abandons the pull, which leaves whole
 /// layers for the next one and nothing half-made.
-fn pull(
-    images: rootfs::Images,
-    reference: Reference,
-) -> impl Stream<Item = Result<PullImageResponse, Status>> + Send + 'static {
+fn pull(pulls: Pulls, reference: Reference) -> impl Stream<Item = Result<PullImageResponse, Status>> + Send + 'static {
     async_stream::try_stream! {
         let news = Arc::new(News::default());
         let teller = news.clone();
-        let mut pulling = Box::pin(images.pull(&reference, None, move |progress| teller.tell(&progress)));
+        let mut pulling = Box::pin(pulls.pull(&reference, None, move |progress| teller.tell(&progress)));
         let pulled = loop {
             let pulled = tokio::select! {
                 pulled = &mut pulling => Some(pulled),
@@ -102,7 +103,7 @@ fn pull(
             }
         };
         let pulled = pulled.map_err(|error| status::pull(&error))?;
-        let listing = images.clone();
+        let listing = pulls.images.clone();
         let listed = blocking(move || listing.list()).await?.map_err(|error| status::store(&error))?;
         let leases = listed.iter().find(|summary| summary.id == pulled.id).map_or(0, |summary| summary.owners.len());
         yield PullImageResponse { layer: None, image: Some(described(&pulled, leases)) };

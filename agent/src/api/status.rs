@@ -125,6 +125,7 @@ pub(super) fn engine(error: EngineError) -> Status {
         EngineError::Conflict { .. } => Exception::Conflict.status(chain(&error)),
         EngineError::Draining => Exception::Unavailable.status(chain(&error)),
         EngineError::NotRunning { .. } => not_connected(&error),
+        EngineError::Stopped { .. } => not_connected(&error),
         EngineError::NotMeasured { .. } => Exception::ResourceNotFound.status(chain(&error)),
         EngineError::Store(_) | EngineError::File { .. } => internal(&error),
     }

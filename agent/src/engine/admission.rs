@@ -13,6 +13,7 @@ use sha2::{Digest as _, Sha256};
 use super::definitions::blocking;
 use super::{Engine, EngineError, Shared};
 use crate::capacity::Demand;
+use crate::events;
 use crate::identity::{TaskId, runtime_id};
 use crate::store::{DefinitionRecord, TokenRecord};
 use crate::task::lifecycle::Status;
@@ -69,6 +70,7 @@ impl Engine {
             let tasks = records.iter().map(|(_, record)| record.task.clone()).collect();
             for (id, record) in records {
                 let demand = (!record.admitted).then(|| demand.clone());
+                shared.events.tell(events::task::status(&record));
                 let timing = Timing::new(&id, arrived);
                 for (name, begins, ends) in [("admission", arrived, admitted), ("store", admitted, stored)] {
                     timing.note(Phase { name, part_of: None, container: None, begins, ends });

@@ -142,7 +142,7 @@ impl Engine {
             .map(|name| self.find(request.cluster.as_deref(), name).map(|(id, _)| id))
             .collect::<Result<Vec<_>, _>>()?;
         self.check_cluster(request.cluster.as_deref())?;
-        Ok(events::tasks(self.shared.clone(), wanted))
+        Ok(events::states::tasks(self.shared.clone(), wanted))
     }
 
     /// The logs of a task's containers, or of one.

@@ -20,7 +20,9 @@ use tokio_util::sync::CancellationToken;
 use super::{Engine, OpenError, Shared, UserSlots, host};
 use crate::capacity::{Demand, Ledger};
 use crate::config::Config;
+use crate::events::{Events, REMEMBERED};
 use crate::identity::{Names, TaskId, instance_id};
+use crate::metrics::Metrics;
 use crate::sandbox::Sandbox as _;
 use crate::sandbox::host::executable::Executable;
 use crate::sandbox::host::{Host, remove_tree};
@@ -61,9 +63,11 @@ pub(super) fn open(config: Arc<Config>) -> Result<Shared, OpenError> {
         config,
         instance,
         names,
+        metrics: Arc::new(Metrics::new(store.writes())),
         store,
         images,
         ends: CancellationToken::new(),
+        events: Arc::new(Events::new(REMEMBERED)),
         changes: watch::Sender::new(0),
         admissions: Mutex::default(),
         slots: Mutex::new(UserSlots::default()),

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::statfs;
 use oci_spec::runtime::{LinuxResources, Spec};
-use runtime::cgroup::Cgroup;
+use runtime::cgroup::{Cgroup, CgroupError};
 use runtime::container::moments::Moments;
 use runtime::monitor::protocol::{self, ExitRecord, Failure, MonitorRecord, Ready};
 use runtime::namespaces::pin;
@@ -28,7 +28,7 @@ use tokio::sync::Mutex;
 use executable::{Executable, Prepared};
 
 use super::connection::{self, ConnectionError, Output, Outputs};
-use super::{Found, Sandbox, SandboxError, Shared, Start, Supervision, Took};
+use super::{Found, Sandbox, SandboxError, Shared, Start, Supervision, TaskUse, Took, Use};
 use crate::identity::{cgroup_name, runtime_id};
 use crate::task::provision::Places;
 use crate::timing::{Phase, since_boot};
@@ -348,6 +348,16 @@ impl Sandbox for Host {
         }
     }
 
+    async fn stats(&self, bundles: Vec<PathBuf>) -> Result<TaskUse, SandboxError> {
+        let task = self.cgroup.clone();
+        blocking(move || {
+            let of = |bundle: &PathBuf| measure(&format!("{task}/{}", cgroup_name(&name(bundle))));
+            let containers = bundles.iter().map(of).collect::<Result<_, _>>()?;
+            Ok::<_, CgroupError>(TaskUse { task: measure(&task)?, containers })
+        })
+        .await
+    }
+
     async fn forget(&self, bundle: &Path) -> Result<(), SandboxError> {
         // This order: with the exit still there nothing is taken for lost.
         for name in [protocol::MONITOR_FILE, protocol::EXIT_FILE] {
@@ -421,6 +431,32 @@ fn took(begins: Duration, moments: &Moments, told_at: Duration) -> Took {
     }
     phases.push(phase("record", Some("execute"), before, told_at));
     Took { phases, executed: (moments.executed > 0).then_some(before) }
+}
+
+/// What is in a cgroup uses; None once the group is gone.
+fn measure(path: &str) -> Result<Option<Use>, CgroupError> {
+    let group = Cgroup::open(path)?;
+    let at = since_boot();
+    let measured = group.stats().and_then(|measured| Ok((measured, group.oom_kills()?)));
+    // After the reading: a file that is gone counts as nothing used there.
+    if !group.exists() {
+        return Ok(None);
+    }
+    let (measured, oom_kills) = measured?;
+    let raw = |keys: [&str; 2]| keys.iter().find_map(|key| measured.memory.raw.get(*key)).copied().unwrap_or_default();
+    // v1's of the whole tree, then v2's.
+    let inactive = raw(["total_inactive_file", "inactive_file"]);
+    Ok(Some(Use {
+        at,
+        cpu: Duration::from_nanos(measured.cpu.usage_nanos),
+        memory_bytes: measured.memory.usage_bytes.saturating_sub(inactive),
+        memory_limit_bytes: measured.memory.limit_bytes,
+        memory_cache_bytes: measured.memory.cache_bytes,
+        block_bytes: group.counts_io().then_some((measured.io.read_bytes, measured.io.written_bytes)),
+        pids: group.counts_pids().then_some(measured.pids.current),
+        pids_limit: measured.pids.limit,
+        oom_kills,
+    }))
 }
 
 /// Makes a directory, parents included; one that is there is success.

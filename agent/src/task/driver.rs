@@ -14,6 +14,7 @@ use super::ordering::Known;
 use super::provision::{self, Parts, Places, ProvisionError};
 use super::{Stage, TaskRecord};
 use crate::engine::Shared;
+use crate::events;
 use crate::identity::TaskId;
 use crate::sandbox::Sandbox;
 use crate::timing::Timing;
@@ -51,6 +52,8 @@ pub(crate) struct Driver<S> {
     /// The record has changed since it was saved.
     pub(crate) unsaved: bool,
     pub(crate) timing: Arc<Timing>,
+    /// What the next version of the record does not tell by itself.
+    pub(crate) news: Vec<proto::v1::Event>,
 }
 
 /// Why a task goes no further than it is: it is to stop, or the agent ends.
@@ -125,9 +128,9 @@ impl<S: Sandbox + Clone> Driver<S> {
         let user_base = self.record.user_slot.map(|slot| provision::user_base(&shared.instance, slot));
         let pids_limit = shared.config.tasks.pids_limit;
         let image_ids: Vec<_> = (0..spec.containers.len()).map(|index| self.record.image_id(index)).collect();
-        let (image_ids, images) = (&image_ids, &shared.images);
+        let (image_ids, pulls) = (&image_ids, &shared.pulls());
         let (timing, sandbox) = (&timing, &sandbox);
-        let parts = Parts { pids_limit, id: &id, spec, places, user_base, sandbox, images, image_ids, timing };
+        let parts = Parts { pids_limit, id: &id, spec, places, user_base, sandbox, pulls, image_ids, timing };
         let provisioning = provision::provision(parts);
         tokio::pin!(provisioning);
         let provided = loop {
@@ -274,7 +277,11 @@ impl<S: Sandbox + Clone> Driver<S> {
         let saved =
             tokio::task::spawn_blocking(move || shared.store.put_task(shared.names.cluster(), &id, &record)).await;
         drop(storing);
-        self.publish.send_replace(Arc::new(self.record.clone()));
+        let before = self.publish.send_replace(Arc::new(self.record.clone()));
+        self.shared.metrics.changed(&before, &self.record);
+        for event in self.news.drain(..).chain(events::task::between(&before, &self.record)) {
+            self.shared.events.tell(event);
+        }
         if let Ok(Err(error)) = saved {
             tracing::error!(task = %self.id, error = chain(&error), "the task's record could not be saved");
             // The task goes on: what runs is worth more than the record. What was published is saved later.

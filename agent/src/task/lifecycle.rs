@@ -81,7 +81,8 @@ impl Status {
     }
 }
 
-const ALL: [Status; 8] = [
+/// In the order of a whole life.
+pub(crate) const ALL: [Status; 8] = [
     Status::Provisioning,
     Status::Pending,
     Status::Activating,

@@ -10,12 +10,13 @@ use definition::task::{ContainerSpec, IpcMode, NetworkMode, PidMode, TaskSpec, V
 use futures_util::future::try_join_all;
 use nix::sys::statfs::{self, FsType};
 use oci_spec::runtime::LinuxResources;
-use rootfs::{Image, ImageId, Images, Reference};
+use rootfs::{Image, ImageId, Reference};
 
 use super::bundle::SHM_BYTES;
 use runtime::sys::prlimit::{self, Limits};
 
 use crate::identity::{TaskId, shortened};
+use crate::pulls::Pulls;
 use crate::sandbox::host::{make_directory, remove_tree};
 use crate::sandbox::{Sandbox, SandboxError, Shared};
 use crate::timing::Timing;
@@ -220,8 +221,8 @@ pub struct Parts<'a, S> {
     pub user_base: Option<u32>,
     /// Its isolation.
     pub sandbox: &'a S,
-    /// The host's images.
-    pub images: &'a Images,
+    /// The way to the host's images.
+    pub(crate) pulls: &'a Pulls,
     /// By container, what an earlier agent has pulled for this task.
     pub image_ids: &'a [Option<ImageId>],
     /// Where it is told what that takes.
@@ -273,16 +274,16 @@ async fn pull<S>(parts: &Parts<'_, S>, index: usize, container: &ContainerSpec) 
     let owner = parts.id.as_str();
     if let Some(id) = parts.image_ids.get(index).cloned().flatten() {
         // Leased since, and what its neighbours run: whatever the tag means by now, and whether or not anybody answers.
-        let (images, reference) = (parts.images.clone(), reference.clone());
+        let (images, reference) = (parts.pulls.images.clone(), reference.clone());
         let held = tokio::task::spawn_blocking(move || images.get_by_id(&id, &reference)).await;
         if let Ok(Ok(Some(image))) = held {
             return Ok(image);
         }
     }
-    match parts.images.pull(&reference, Some(owner), |_| {}).await {
+    match parts.pulls.pull(&reference, Some(owner), |_| {}).await {
         Ok(image) => Ok(image),
         Err(error) => {
-            let (images, reference, owner) = (parts.images.clone(), reference.clone(), owner.to_owned());
+            let (images, reference, owner) = (parts.pulls.images.clone(), reference.clone(), owner.to_owned());
             let asking = Arc::new(());
             let asked = Arc::downgrade(&asking);
             let cached = tokio::task::spawn_blocking(move || {

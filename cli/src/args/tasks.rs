@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use crate::time;
+
 /// `neargate run`
 #[derive(Debug, Args)]
 pub(crate) struct Run {
@@ -101,6 +103,65 @@ pub(crate) struct Logs {
     /// Begin each line with its time
     #[arg(short, long)]
     pub(crate) timestamps: bool,
+}
+
+/// `neargate stats`
+#[derive(Debug, Args)]
+pub(crate) struct Stats {
+    /// Tasks by ARN, id or beginning of the id; all that run unless given
+    #[arg(value_name = "TASK")]
+    pub(crate) tasks: Vec<String>,
+    /// Measure once and end
+    #[arg(long)]
+    pub(crate) no_stream: bool,
+    /// Seconds between two measurements
+    #[arg(short, long, value_name = "SECONDS", default_value_t = 1.0, value_parser = interval)]
+    pub(crate) interval: f64,
+}
+
+fn interval(word: &str) -> Result<f64, String> {
+    let seconds: f64 = word.parse().map_err(|_| "not a number of seconds".to_owned())?;
+    if (0.1..=3600.0).contains(&seconds) { Ok(seconds) } else { Err("not between 0.1 and 3600 seconds".to_owned()) }
+}
+
+/// `neargate events`
+#[derive(Debug, Args)]
+pub(crate) struct Events {
+    /// Begin with what is remembered from then on: RFC 3339 in UTC, seconds since the epoch, or 10m for ten minutes ago
+    #[arg(long, value_name = "TIME", value_parser = time::moment, allow_hyphen_values = true)]
+    pub(crate) since: Option<f64>,
+    /// End then
+    #[arg(long, value_name = "TIME", value_parser = time::moment, allow_hyphen_values = true)]
+    pub(crate) until: Option<f64>,
+    /// Only those of task=, container=, family=, type= or image=; may be repeated: the same key means or, another and
+    #[arg(short, long, value_name = "KEY=VALUE", value_parser = filter)]
+    pub(crate) filter: Vec<(FilterKey, String)>,
+}
+
+/// What events may be chosen by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FilterKey {
+    Task,
+    Container,
+    Family,
+    Type,
+    Image,
+}
+
+fn filter(word: &str) -> Result<(FilterKey, String), String> {
+    let (key, value) = word.split_once('=').ok_or("not KEY=VALUE")?;
+    let key = match key {
+        "task" => FilterKey::Task,
+        "container" => FilterKey::Container,
+        "family" => FilterKey::Family,
+        "type" => FilterKey::Type,
+        "image" => FilterKey::Image,
+        _ => return Err("the key is none of task, container, family, type and image".to_owned()),
+    };
+    if value.is_empty() {
+        return Err("the value after = is missing".to_owned());
+    }
+    Ok((key, value.to_owned()))
 }
 
 /// `neargate stop`

@@ -95,6 +95,25 @@ pub(super) fn read(cgroup: &Cgroup) -> Result<Stats, CgroupError> {
     }
 }
 
+impl Cgroup {
+    /// Whether transfers from and to block devices are counted here, so that 0 means none.
+    pub fn counts_io(&self) -> bool {
+        match self.version {
+            Version::V1 => self.directory(Some("blkio")).is_dir(),
+            Version::V2 => self.directory(None).join("io.stat").exists(),
+        }
+    }
+
+    /// Whether processes are counted here.
+    pub fn counts_pids(&self) -> bool {
+        let directory = match self.version {
+            Version::V1 => self.directory(Some("pids")),
+            Version::V2 => self.directory(None),
+        };
+        directory.join("pids.current").exists()
+    }
+}
+
 fn v1(cgroup: &Cgroup) -> Result<Stats, CgroupError> {
     let file = |controller: &str, name: &str| cgroup.directory(Some(controller)).join(name);
     let cpu = table(&file("cpu", "cpu.stat"))?;

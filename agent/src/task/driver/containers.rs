@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{Driver, Halt, cut};
+use crate::events;
 use crate::identity::cgroup_name;
 use crate::sandbox::{Found, Log, Sandbox, SandboxError, Start, Supervision};
 use crate::task::Stage;
@@ -84,6 +85,7 @@ impl<S: Sandbox + Clone> Driver<S> {
                             self.note_failure(index, &failure, exit_code).await
                         }
                         Ok(Found::Ended(exit)) if self.starts_again(container, index, Some(&exit)) => {
+                            self.tell_end(index, Some(&exit));
                             self.record.count_restart(index);
                             again.push(index);
                             Known::Starting
@@ -181,6 +183,7 @@ impl<S: Sandbox + Clone> Driver<S> {
                 run.probes.remove(&index);
                 let record = exit.as_ref().ok().and_then(Option::as_ref);
                 if self.starts_again(container, index, record) {
+                    self.tell_end(index, record);
                     self.record.count_restart(index);
                     self.start_over(run, index).await;
                 } else {
@@ -224,8 +227,11 @@ impl<S: Sandbox + Clone> Driver<S> {
         let up = |known: &Known| known.runs() || matches!(known, Known::Stopped { ran: true, .. });
         if known.iter().all(up) && !self.is_stopping() {
             self.record.task.started_at.get_or_insert(now());
-            self.transit(Event::Up).await;
-            self.timing.close();
+            if self.change(Event::Up) {
+                self.save().await;
+                self.timing.close();
+                self.shared.metrics.started(&self.timing);
+            }
         }
     }
 
@@ -253,6 +259,7 @@ impl<S: Sandbox + Clone> Driver<S> {
                 self.save().await;
                 continue;
             }
+            self.shared.events.tell(events::task::created(&self.record, index));
             self.start(run, index);
         }
     }

@@ -6,6 +6,7 @@ use runtime::cli::report::chain;
 use runtime::monitor::protocol::{ExitRecord, Failure};
 
 use super::{Driver, cut};
+use crate::events;
 use crate::sandbox::{Sandbox, SandboxError, Took};
 use crate::task::Stage;
 use crate::task::ordering::Known;
@@ -57,8 +58,27 @@ impl<S: Sandbox + Clone> Driver<S> {
         Known::Stopped { exit_code, ran: false }
     }
 
+    /// Tells of the end of a container that will be started again, which its record does not show.
+    pub(super) fn tell_end(&mut self, index: usize, exit: Option<&ExitRecord>) {
+        if let Some(exit) = exit {
+            self.tell_want_of_memory(index, exit);
+        }
+        let exit_code = exit.and_then(|exit| exit.exit_code);
+        self.news.push(events::task::ended_for_now(&self.record, index, exit_code));
+    }
+
+    fn tell_want_of_memory(&mut self, index: usize, exit: &ExitRecord) {
+        if exit.oom_killed {
+            self.shared.metrics.out_of_memory();
+            self.news.push(events::task::out_of_memory(&self.record, index));
+        }
+    }
+
     pub(super) fn note_exit(&mut self, index: usize, exit: Result<Option<ExitRecord>, SandboxError>) -> Known {
         self.record.set_stage(index, Stage::Stopped);
+        if let Ok(Some(exit)) = &exit {
+            self.tell_want_of_memory(index, exit);
+        }
         let view = &mut self.record.task.containers[index];
         view.last_status = Some("STOPPED".to_owned());
         match exit {
