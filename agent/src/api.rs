@@ -5,15 +5,18 @@
 //! | `api/socket.rs` | making, protecting and removing the socket |
 //! | `api/peer.rs` | who may call |
 //! | `api/task.rs`, `api/image.rs`, `api/host.rs`, `api/observation.rs` | decode → engine → encode, one service each |
-//! | `api/logs.rs`, `api/exec.rs` | the streams of GetLogs and ExecuteCommand |
+//! | `api/logs.rs` | the streams of GetLogs |
+//! | `api/session.rs` | the streams of ExecuteCommand and AttachTask, which `api/exec.rs` and `api/attach.rs` begin |
 //! | `api/status.rs` | domain errors as gRPC statuses |
 
+mod attach;
 mod exec;
 mod host;
 mod image;
 mod logs;
 mod observation;
 mod peer;
+mod session;
 pub mod socket;
 mod status;
 mod task;

@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 
 pub(crate) use self::{
     definitions::{Definitions, Deregister, Register, Validate},
-    tasks::{Describe, Events, Exec, FilterKey, Logs, Ps, Run, Stats, Stop},
+    tasks::{Attach, Describe, Events, Exec, FilterKey, Logs, Ps, Run, Stats, Stop},
 };
 
 const EXIT_CODES: &str = "\
@@ -18,7 +18,8 @@ Exit codes:
   1    failed; stderr says what, why and what to do
   2    wrong usage
   run --follow: the essential container's exit code (128+n for signal n, 127 or 126 for a program that is
-  missing or cannot be executed), 125 when it has none, 130 when Ctrl-C detached from it. exec: the command's exit code.
+  missing or cannot be executed), 125 when it has none, 130 when Ctrl-C detached from it. exec: the command's exit code;
+  attach: the container's, 0 when the detach keys were typed.
 
 A task is named by its ARN, its id or the first 4 or more digits of its id.";
 
@@ -82,6 +83,8 @@ pub(crate) enum Command {
     Stop(Stop),
     /// Run a command in a running container
     Exec(Exec),
+    /// Attach to the streams of a container's own program
+    Attach(Attach),
     /// Pull an image
     Pull(Pull),
     /// List images

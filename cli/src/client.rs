@@ -131,6 +131,11 @@ impl Patience {
         true
     }
 
+    /// How long the agent has been away.
+    pub(crate) fn waited(&self) -> Duration {
+        self.since.map(|since| since.elapsed()).unwrap_or_default()
+    }
+
     /// The agent answered.
     pub(crate) fn answered(&mut self) {
         self.since = None;

@@ -1,5 +1,6 @@
 //! The commands, one file per noun, and what they share: the way to the agent and the choice between JSON and text.
 
+mod attach;
 mod definitions;
 mod describe;
 mod events;
@@ -44,6 +45,7 @@ pub(crate) async fn dispatch(cli: Cli) -> Result<u8, Error> {
         Command::Stats(args) => stats::stats(&globals, args).await,
         Command::Stop(args) => stop::stop(&globals, &args).await,
         Command::Exec(args) => exec::exec(&globals, args).await,
+        Command::Attach(args) => attach::attach(&globals, args).await,
         Command::Pull(args) => pull::pull(&globals, args).await,
         Command::Images => images::list(&globals).await,
         Command::Rmi(args) => images::remove(&globals, &args).await,

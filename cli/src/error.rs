@@ -35,6 +35,8 @@ pub(crate) enum Error {
     EndedEarly { doing: String },
     #[error("{0}")]
     Usage(&'static str),
+    #[error("cannot make a random id")]
+    Random(#[source] io::Error),
     #[error("cannot listen for signals")]
     Signals(#[source] io::Error),
 }

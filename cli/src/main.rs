@@ -15,6 +15,7 @@ mod log_printer;
 mod log_stream;
 mod output;
 mod refusal;
+mod session;
 mod table;
 mod task_name;
 mod terminal;

@@ -34,11 +34,12 @@ use crate::seccomp::Cache;
 use crate::sys::memory;
 use log::Log;
 use protocol::{ExitRecord, Failure, MonitorRecord, Ready};
+use sessions::{Container, Sessions};
 
 mod log;
 pub mod protocol;
 mod serve;
-mod session;
+mod sessions;
 
 /// docker's exit codes for a program that is missing or may not be executed.
 const EXIT_NOT_FOUND: i32 = 127;
@@ -83,6 +84,8 @@ pub enum MonitorError {
     File { path: PathBuf, source: io::Error },
     #[error("cannot {what}")]
     Kernel { what: &'static str, source: Errno },
+    #[error("cannot use the terminal")]
+    Terminal(#[source] io::Error),
 }
 
 fn kernel(what: &'static str) -> impl FnOnce(Errno) -> MonitorError {
@@ -185,7 +188,9 @@ struct Started {
     /// Read ends of its output; the terminal's master is an output too.
     outputs: Vec<(log::Stream, OwnedFd)>,
     /// The other end of its stdin, where that is to stay open.
-    _stdin: Option<OwnedFd>,
+    stdin: Option<OwnedFd>,
+    /// Master of its terminal.
+    console: Option<OwnedFd>,
 }
 
 /// The container's side of its standard descriptors, and ours.
@@ -203,6 +208,9 @@ fn pipes(interactive: bool) -> Result<Pipes, MonitorError> {
     } else {
         (File::open(null).map_err(file(null))?.into(), None)
     };
+    if let Some(ours) = &open {
+        serve::nonblocking(ours).map_err(kernel("make a pipe"))?;
+    }
     let (out_read, stdout) = pipe2(OFlag::O_CLOEXEC).map_err(kernel("make a pipe"))?;
     let (err_read, stderr) = pipe2(OFlag::O_CLOEXEC).map_err(kernel("make a pipe"))?;
     for ours in [&out_read, &err_read] {
@@ -222,7 +230,7 @@ impl Place<'_> {
         // A monitor that was killed while it created may have left a state behind.
         container::delete(&self.state_root, &self.args.id, true).map_err(|error| cannot_create(&error))?;
         let terminal = bundle.config.process().as_ref().and_then(|process| process.terminal()).unwrap_or(false);
-        let Pipes { theirs: stdio, mut outputs, stdin } = if terminal {
+        let Pipes { theirs: stdio, mut outputs, mut stdin } = if terminal {
             Pipes { theirs: Stdio::Terminal, outputs: Vec::new(), stdin: None }
         } else {
             pipes(self.args.interactive).map_err(|error| cannot_create(&error))?
@@ -241,9 +249,14 @@ impl Place<'_> {
             filters: &filters,
         })
         .map_err(|error| cannot_create(&error))?;
-        if let Some(console) = created.take_console() {
-            serve::nonblocking(&console).map_err(|errno| cannot_create(&kernel("use the terminal")(errno)))?;
-            outputs.push((log::Stream::Stdout, console));
+        let console = created.take_console();
+        if let Some(console) = &console {
+            let used = serve::nonblocking(console).map_err(io::Error::from).and_then(|()| {
+                outputs.push((log::Stream::Stdout, console.try_clone()?));
+                stdin = self.args.interactive.then(|| console.try_clone()).transpose()?;
+                Ok(())
+            });
+            used.map_err(|source| cannot_create(&MonitorError::Terminal(source)))?;
         }
         let init = created.init();
         let running = created_start(created).inspect_err(|_| {
@@ -257,12 +270,12 @@ impl Place<'_> {
         let record = MonitorRecord { format: protocol::FORMAT, monitor, init, started_at: now(), moments };
         let target = ExecTarget::new(init, &self.args.id, &self.bundle, &bundle.config, filters)
             .map_err(|error| cannot_create(&error))?;
-        Ok(Started { running, target, record, outputs, _stdin: stdin })
+        Ok(Started { running, target, record, outputs, stdin, console })
     }
 
     fn look_after(
         &self,
-        started: Started,
+        mut started: Started,
         listener: UnixListener,
         signals: SignalFd,
         mut log: Log,
@@ -274,7 +287,9 @@ impl Place<'_> {
         memory::give_back();
         let cgroup = started.running.cgroup.clone();
         let pidfd = started.running.pidfd.as_fd();
-        if let Err(error) = serve::until_exit(&started, &listener, &signals, &mut log) {
+        let (stdin, console) = (started.stdin.take(), started.console.take());
+        let mut sessions = Sessions::new(&started.target, Container { init: pidfd, stdin, console });
+        if let Err(error) = serve::until_exit(&started, &listener, &signals, &mut log, &mut sessions) {
             // Nobody could look after it any more; its end is recorded all the same.
             complain(&error);
             let _ = container::signal_process(started.record.init, nix::libc::SIGKILL);
@@ -283,7 +298,7 @@ impl Place<'_> {
         // What the container left running goes with it, and the last writers of its output with that.
         let killed = cgroup.oom_kills().unwrap_or(0);
         let emptied = cgroup.kill_all();
-        if let Err(error) = serve::drain(started.outputs, &mut log) {
+        if let Err(error) = serve::drain(started.outputs, &mut log, &mut sessions) {
             complain(&error);
         }
         log.finish();
@@ -300,6 +315,10 @@ impl Place<'_> {
             ..ExitRecord::now()
         };
         self.record(protocol::EXIT_FILE, &exit)?;
+        sessions.container_ended(exit_code);
+        if let Err(error) = serve::farewell(&mut sessions) {
+            complain(&error);
+        }
         // The exit is on disk; what cannot be removed now the agent removes with the task.
         if let Err(error) = emptied {
             complain(&error);

@@ -4,10 +4,12 @@
 #![allow(clippy::unwrap_used, reason = "a panic is the report")]
 
 mod api;
+mod attach;
 mod cli;
 mod echo;
 mod endings;
 mod events;
+mod exec;
 mod faults;
 mod fields;
 mod health;
@@ -19,6 +21,7 @@ mod modes;
 mod overrides;
 mod requests;
 mod run;
+mod sessions;
 mod stats;
 mod stop;
 mod storage;

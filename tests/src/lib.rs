@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod binaries;
+pub mod cli;
 pub mod client;
 pub mod definition;
 pub mod eventually;

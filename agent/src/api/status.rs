@@ -5,6 +5,7 @@ use std::{collections::HashMap, error::Error, fmt::Write as _};
 
 use rootfs::{PullError, ReferenceError, RemoveError, StoreError};
 use runtime::cli::report::chain;
+use runtime::monitor::protocol::{self, Failure};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 
@@ -29,6 +30,7 @@ enum Exception {
     ResourceInUse,
     Conflict,
     TargetNotConnected,
+    LimitExceeded,
     Unavailable,
 }
 
@@ -44,6 +46,7 @@ impl Exception {
             Exception::ResourceInUse => "ResourceInUseException",
             Exception::Conflict => "ConflictException",
             Exception::TargetNotConnected => "TargetNotConnectedException",
+            Exception::LimitExceeded => "LimitExceededException",
             Exception::Server | Exception::Unavailable => "ServerException",
         }
     }
@@ -56,6 +59,7 @@ impl Exception {
             Exception::ClusterNotFound | Exception::ResourceNotFound => Code::NotFound,
             Exception::ResourceInUse | Exception::TargetNotConnected => Code::FailedPrecondition,
             Exception::Conflict => Code::AlreadyExists,
+            Exception::LimitExceeded => Code::ResourceExhausted,
             Exception::Unavailable => Code::Unavailable,
         }
     }
@@ -103,8 +107,18 @@ pub(super) fn not_connected(error: &(dyn Error + 'static)) -> Status {
 }
 
 /// The caller's doing, in words of the layer that refused it.
-pub(super) fn client(message: &str) -> Status {
+fn client(message: &str) -> Status {
     Exception::Client.status(message)
+}
+
+/// A session that the container's monitor refused.
+pub(super) fn refused(failure: &Failure) -> Status {
+    let exception = match failure.kind.as_str() {
+        protocol::SESSION_LIMIT => Exception::LimitExceeded,
+        protocol::UNKNOWN_SESSION => Exception::ResourceNotFound,
+        _ => Exception::Client,
+    };
+    exception.status(failure.message.as_str())
 }
 
 /// A log file that cannot be read.

@@ -1,18 +1,18 @@
-//! TaskService: decode → engine → encode. No logic; logs and commands are bridged by `api/logs.rs` and `api/exec.rs`.
+//! TaskService: decode → engine → encode. No logic; logs and sessions are bridged by `api/logs.rs` and `api/session.rs`.
 
 use futures_util::StreamExt as _;
 use proto::v1::{
-    DeregisterTaskDefinitionRequest, DeregisterTaskDefinitionResponse, DescribeTaskDefinitionRequest,
-    DescribeTaskDefinitionResponse, DescribeTasksRequest, DescribeTasksResponse, ExecuteCommandRequest,
-    ExecuteCommandResponse, GetLogsRequest, GetLogsResponse, ListTaskDefinitionsRequest, ListTaskDefinitionsResponse,
-    ListTasksRequest, ListTasksResponse, RegisterTaskDefinitionRequest, RegisterTaskDefinitionResponse, RunTaskRequest,
-    RunTaskResponse, StopTaskRequest, StopTaskResponse, WatchTasksRequest, WatchTasksResponse,
-    task_service_server::TaskService,
+    AttachTaskRequest, AttachTaskResponse, DeregisterTaskDefinitionRequest, DeregisterTaskDefinitionResponse,
+    DescribeTaskDefinitionRequest, DescribeTaskDefinitionResponse, DescribeTasksRequest, DescribeTasksResponse,
+    ExecuteCommandRequest, ExecuteCommandResponse, GetLogsRequest, GetLogsResponse, ListTaskDefinitionsRequest,
+    ListTaskDefinitionsResponse, ListTasksRequest, ListTasksResponse, RegisterTaskDefinitionRequest,
+    RegisterTaskDefinitionResponse, RunTaskRequest, RunTaskResponse, StopTaskRequest, StopTaskResponse,
+    WatchTasksRequest, WatchTasksResponse, task_service_server::TaskService,
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Answers, exec, logs, status, until_stopped};
+use super::{Answers, attach, exec, logs, status, until_stopped};
 use crate::engine::Engine;
 
 /// The service.
@@ -106,7 +106,17 @@ impl TaskService for Tasks {
         &self,
         request: Request<Streaming<ExecuteCommandRequest>>,
     ) -> Result<Response<Self::ExecuteCommandStream>, Status> {
-        let output = exec::execute(&self.engine, request.into_inner()).await?;
+        let output = exec::execute(&self.engine, request.into_inner(), self.stop.clone()).await?;
+        Ok(Response::new(until_stopped(output, self.stop.clone())))
+    }
+
+    type AttachTaskStream = Answers<AttachTaskResponse>;
+
+    async fn attach_task(
+        &self,
+        request: Request<Streaming<AttachTaskRequest>>,
+    ) -> Result<Response<Self::AttachTaskStream>, Status> {
+        let output = attach::attach(&self.engine, request.into_inner(), self.stop.clone()).await?;
         Ok(Response::new(until_stopped(output, self.stop.clone())))
     }
 }

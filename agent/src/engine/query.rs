@@ -169,13 +169,38 @@ impl Engine {
         Ok(logs)
     }
 
-    /// How to reach a running container. The only one of a task need not be named.
+    /// How to run a command in a running container. The only one of a task need not be named.
     pub fn exec_target(
         &self,
         cluster: Option<&str>,
         task: &str,
         container: Option<&str>,
     ) -> Result<ExecTarget, EngineError> {
+        let bundle = self.running_bundle(cluster, task, container)?;
+        let path = bundle.join("config.json");
+        let config = std::fs::read(&path)
+            .and_then(|bytes| Ok(serde_json::from_slice::<oci_spec::runtime::Spec>(&bytes)?))
+            .map_err(|source| EngineError::File { path, source })?;
+        let process = config.process().clone().unwrap_or_default();
+        Ok(ExecTarget { socket: bundle.join(protocol::SOCKET_FILE), process })
+    }
+
+    /// The socket of a running container's monitor. The only one of a task need not be named.
+    pub fn attach_target(
+        &self,
+        cluster: Option<&str>,
+        task: &str,
+        container: Option<&str>,
+    ) -> Result<PathBuf, EngineError> {
+        Ok(self.running_bundle(cluster, task, container)?.join(protocol::SOCKET_FILE))
+    }
+
+    fn running_bundle(
+        &self,
+        cluster: Option<&str>,
+        task: &str,
+        container: Option<&str>,
+    ) -> Result<PathBuf, EngineError> {
         let (id, record) = self.find(cluster, task)?;
         let containers = &record.task.containers;
         let known = match container {
@@ -191,13 +216,7 @@ impl Engine {
         if known.last_status() != "RUNNING" {
             return Err(EngineError::NotRunning { container: known.name().to_owned() });
         }
-        let bundle = Places::of(&self.shared.config.root, &id).bundle(known.name());
-        let path = bundle.join("config.json");
-        let config = std::fs::read(&path)
-            .and_then(|bytes| Ok(serde_json::from_slice::<oci_spec::runtime::Spec>(&bytes)?))
-            .map_err(|source| EngineError::File { path, source })?;
-        let process = config.process().clone().unwrap_or_default();
-        Ok(ExecTarget { socket: bundle.join(protocol::SOCKET_FILE), process })
+        Ok(Places::of(&self.shared.config.root, &id).bundle(known.name()))
     }
 
     pub(super) fn check_cluster(&self, cluster: Option<&str>) -> Result<(), EngineError> {

@@ -1,12 +1,12 @@
-//! A connection to a container's monitor: `runtime::monitor::protocol` on tokio, the frames of one exec typed by direction.
+//! A connection to a container's monitor: `runtime::monitor::protocol` on tokio, the frames of a session typed by
+//! direction.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd as _;
 use std::path::Path;
 
-use oci_spec::runtime::Process;
-use runtime::monitor::protocol::{self, Exited, Failure, Kind, MAX_PAYLOAD, Request, Signal, Window};
+use runtime::monitor::protocol::{self, Bytes, Exited, Failure, Kind, MAX_PAYLOAD, Opened, Request, Signal, Window};
 use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::UnixStream;
@@ -40,15 +40,23 @@ pub(crate) enum Input {
     StdinClosed,
     Resize(Window),
     Signal(Signal),
+    /// Output up to there is the client's.
+    Acknowledge(u64),
+    Detach,
 }
 
 /// What the monitor answers.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Output {
-    Started,
+    Opened(Opened),
+    Done,
     Refused(Failure),
     Stdout(Vec<u8>),
     Stderr(Vec<u8>),
+    /// As many bytes of output passed by.
+    Missed(u64),
+    /// Stdin up to there is the monitor's.
+    Taken(u64),
     Exited(i32),
 }
 
@@ -60,17 +68,20 @@ pub(crate) async fn connect(socket: &Path) -> Result<UnixStream, ConnectionError
     UnixStream::connect(short).await.map_err(ConnectionError::Connect)
 }
 
-/// Asks for `process` to be run in the container; `stdin` keeps its stdin open.
-pub(crate) async fn request_exec(
-    writer: &mut (impl AsyncWrite + Unpin),
-    process: Process,
-    stdin: bool,
-) -> Result<(), ConnectionError> {
-    let request = json(Kind::Request, &Request::Exec { process: Box::new(process), stdin })?;
+/// Makes the connection's request.
+pub(crate) async fn request(writer: &mut (impl AsyncWrite + Unpin), request: &Request) -> Result<(), ConnectionError> {
+    let request = json(Kind::Request, request)?;
     if request.len() > MAX_PAYLOAD {
         return Err(ConnectionError::TooLong(request.len()));
     }
     write(writer, Kind::Request, &request).await
+}
+
+/// Ends a session whose client has gone for good; one that is not there is success.
+pub(crate) async fn hang_up(socket: &Path, session: String) -> Result<(), ConnectionError> {
+    let mut stream = connect(socket).await?;
+    request(&mut stream, &Request::Hangup { session }).await?;
+    Outputs::new(stream).next().await.map(drop)
 }
 
 /// Sends one input; stdin in as many frames as it needs.
@@ -85,6 +96,10 @@ pub(crate) async fn send(writer: &mut (impl AsyncWrite + Unpin), input: Input) -
         Input::StdinClosed => write(writer, Kind::StdinClosed, &[]).await,
         Input::Resize(window) => write(writer, Kind::Resize, &json(Kind::Resize, &window)?).await,
         Input::Signal(signal) => write(writer, Kind::Signal, &json(Kind::Signal, &signal)?).await,
+        Input::Acknowledge(bytes) => {
+            write(writer, Kind::Acknowledge, &json(Kind::Acknowledge, &Bytes { bytes })?).await
+        }
+        Input::Detach => write(writer, Kind::Detach, &[]).await,
     }
 }
 
@@ -125,15 +140,22 @@ impl<R: AsyncRead + Unpin> Outputs<R> {
 fn output(kind: Kind, payload: Vec<u8>) -> Result<Output, ConnectionError> {
     let content = |error| ConnectionError::Content(kind, error);
     match kind {
-        Kind::Done => Ok(Output::Started),
+        Kind::Done if payload.is_empty() => Ok(Output::Done),
+        Kind::Done => serde_json::from_slice(&payload).map(Output::Opened).map_err(content),
         Kind::Failed => serde_json::from_slice(&payload).map(Output::Refused).map_err(content),
         Kind::Stdout => Ok(Output::Stdout(payload)),
         Kind::Stderr => Ok(Output::Stderr(payload)),
+        Kind::Missed => serde_json::from_slice(&payload).map(|Bytes { bytes }| Output::Missed(bytes)).map_err(content),
+        Kind::Taken => serde_json::from_slice(&payload).map(|Bytes { bytes }| Output::Taken(bytes)).map_err(content),
         Kind::Exit => {
             serde_json::from_slice(&payload).map(|exited: Exited| Output::Exited(exited.exit_code)).map_err(content)
         }
-        Kind::Request | Kind::Stdin | Kind::StdinClosed | Kind::Resize | Kind::Signal => {
-            Err(ConnectionError::Unexpected(kind))
-        }
+        Kind::Request
+        | Kind::Stdin
+        | Kind::StdinClosed
+        | Kind::Resize
+        | Kind::Signal
+        | Kind::Acknowledge
+        | Kind::Detach => Err(ConnectionError::Unexpected(kind)),
     }
 }

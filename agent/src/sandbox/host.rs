@@ -18,7 +18,7 @@ use nix::sys::statfs;
 use oci_spec::runtime::{LinuxResources, Spec};
 use runtime::cgroup::{Cgroup, CgroupError};
 use runtime::container::moments::Moments;
-use runtime::monitor::protocol::{self, ExitRecord, Failure, MonitorRecord, Ready};
+use runtime::monitor::protocol::{self, ExitRecord, Failure, MonitorRecord, Ready, Request};
 use runtime::namespaces::pin;
 use runtime::process::ProcessRef;
 use tokio::io::unix::AsyncFd;
@@ -336,13 +336,14 @@ impl Sandbox for Host {
         process.set_args(Some(command.to_vec())).set_terminal(Some(false));
         let stream = connection::connect(&bundle.join(protocol::SOCKET_FILE)).await?;
         let (from_monitor, mut to_monitor) = stream.into_split();
-        connection::request_exec(&mut to_monitor, process, false).await?;
+        let request = Request::Exec { process: Box::new(process), stdin: false, session: None };
+        connection::request(&mut to_monitor, &request).await?;
         let mut outputs = Outputs::new(from_monitor);
         loop {
             match outputs.next().await? {
                 Some(Output::Exited(exit_code)) => return Ok(exit_code),
                 Some(Output::Refused(failure)) => return Err(SandboxError::Refused { message: failure.message }),
-                Some(Output::Started | Output::Stdout(_) | Output::Stderr(_)) => {}
+                Some(_) => {}
                 None => return Err(ConnectionError::Torn.into()),
             }
         }

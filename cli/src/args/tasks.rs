@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::{ArgAction, Args, ValueEnum};
+
+use crate::session::{Keys, parse_keys};
 
 use crate::time;
 
@@ -193,6 +195,9 @@ pub(crate) struct Exec {
     /// NAME=VALUE, or NAME to pass on one's own; may be repeated
     #[arg(short, long, value_name = "NAME[=VALUE]", value_parser = environment)]
     pub(crate) env: Vec<(String, String)>,
+    /// Give the command all capabilities, within the task's user namespace where it has one
+    #[arg(long)]
+    pub(crate) privileged: bool,
     /// Which container; needed where the task has several
     #[arg(short, long, value_name = "NAME")]
     pub(crate) container: Option<String>,
@@ -202,6 +207,27 @@ pub(crate) struct Exec {
     /// Command and its arguments
     #[arg(value_name = "CMD", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     pub(crate) command: Vec<String>,
+}
+
+/// `neargate attach`
+#[derive(Debug, Args)]
+pub(crate) struct Attach {
+    /// Do not pass stdin on
+    #[arg(long)]
+    pub(crate) no_stdin: bool,
+    /// Pass signals on to the container's program, unless it has a terminal
+    #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true)]
+    #[arg(default_value_t = true, default_missing_value = "true")]
+    pub(crate) sig_proxy: bool,
+    /// Keys that detach from a terminal
+    #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q", value_parser = parse_keys)]
+    pub(crate) detach_keys: Keys,
+    /// Which container; needed where the task has several
+    #[arg(short, long, value_name = "NAME")]
+    pub(crate) container: Option<String>,
+    /// Task by ARN, id or beginning of the id
+    #[arg(value_name = "TASK")]
+    pub(crate) task: String,
 }
 
 fn environment(word: &str) -> Result<(String, String), String> {

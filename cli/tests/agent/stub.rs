@@ -43,6 +43,10 @@ pub(crate) struct Script {
     pub(crate) definitions: Vec<TaskDefinition>,
     /// `since` of each GetLogs.
     pub(crate) since: Vec<Option<f64>>,
+    /// `session` of each ExecuteCommand and AttachTask.
+    pub(crate) sessions: Vec<ResumableSession>,
+    /// Nothing is known of sessions that began before.
+    pub(crate) sessions_are_lost: bool,
 }
 
 /// A running stub; ends with its process.
@@ -216,54 +220,128 @@ impl TaskService for Service {
         let mut input = request.into_inner();
         let start =
             input.message().await?.and_then(|first| first.start).ok_or_else(|| Status::invalid_argument("no start"))?;
+        let session = start.session.clone().unwrap();
+        let resumed = session.output_offset;
+        let lost = self.with(|script| {
+            script.sessions.push(session);
+            script.sessions_are_lost
+        });
+        if lost && resumed.is_some() {
+            return Err(Status::not_found("the session is not there"));
+        }
         let (output, answers) = mpsc::channel(4);
         tokio::spawn(async move {
+            let terminal = start.pseudo_terminal == Some(true);
+            let mut output = Output { answers: output, offset: resumed.unwrap_or_default() };
+            output.opened(terminal).await;
             let code = match start.command[0].as_str() {
-                "cat" => cat(&mut input, &output).await,
-                "trap" => trap(&mut input, &output).await,
+                "cat" => cat(&mut input, &mut output).await,
+                "trap" => trap(&mut input, &mut output).await,
                 _ => {
-                    say(&output, &serde_json::to_string(&start).unwrap()).await;
+                    output.say(&serde_json::to_string(&ExecuteCommandStart { session: None, ..start }).unwrap()).await;
                     0
                 }
             };
-            output.send(Ok(ExecuteCommandResponse { exit_code: Some(code), ..Default::default() })).await.unwrap();
+            output.answer(ExecuteCommandResponse { exit_code: Some(code), ..Default::default() }).await;
+        });
+        ok(Box::pin(ReceiverStream::new(answers)))
+    }
+
+    type AttachTaskStream = Flow<AttachTaskResponse>;
+
+    /// A container with a terminal that echoes what is typed.
+    async fn attach_task(&self, request: Request<Streaming<AttachTaskRequest>>) -> Answer<Self::AttachTaskStream> {
+        let mut input = request.into_inner();
+        let start =
+            input.message().await?.and_then(|first| first.start).ok_or_else(|| Status::invalid_argument("no start"))?;
+        self.with(|script| script.sessions.extend(start.session));
+        let (output, answers) = mpsc::channel(4);
+        tokio::spawn(async move {
+            let (stdin, pseudo_terminal) = (start.interactive, Some(true));
+            let opened = SessionOpened { stdin, pseudo_terminal, stdin_offset: Some(0), output_offset: Some(0) };
+            output.send(Ok(AttachTaskResponse { opened: Some(opened), ..Default::default() })).await.unwrap();
+            let missed = AttachTaskResponse { missed: Some(5), output_offset: Some(5), ..Default::default() };
+            output.send(Ok(missed)).await.unwrap();
+            let hello = AttachTaskResponse { stdout: Some(b"hello\n".to_vec()), ..Default::default() };
+            output.send(Ok(hello)).await.unwrap();
+            while let Ok(Some(request)) = input.message().await {
+                if request.detach == Some(true) {
+                    return;
+                }
+                if let Some(keys) = request.stdin {
+                    let stdout = Some(format!("keys {keys:?}\n").into_bytes());
+                    output.send(Ok(AttachTaskResponse { stdout, ..Default::default() })).await.unwrap();
+                }
+            }
         });
         ok(Box::pin(ReceiverStream::new(answers)))
     }
 }
 
-type Output = mpsc::Sender<Result<ExecuteCommandResponse, Status>>;
+/// A command's answers; a client that has gone is none to panic for.
+struct Output {
+    answers: mpsc::Sender<Result<ExecuteCommandResponse, Status>>,
+    offset: i64,
+}
 
-async fn say(output: &Output, text: &str) {
-    let stdout = Some(text.as_bytes().to_vec());
-    output.send(Ok(ExecuteCommandResponse { stdout, ..Default::default() })).await.unwrap();
+impl Output {
+    async fn answer(&self, answer: ExecuteCommandResponse) {
+        let _gone = self.answers.send(Ok(answer)).await;
+    }
+
+    async fn opened(&self, terminal: bool) {
+        let opened = SessionOpened {
+            stdin: Some(true),
+            pseudo_terminal: Some(terminal),
+            stdin_offset: Some(0),
+            output_offset: Some(self.offset),
+        };
+        self.answer(ExecuteCommandResponse { opened: Some(opened), ..Default::default() }).await;
+    }
+
+    async fn bytes(&mut self, bytes: Vec<u8>) {
+        self.offset += i64::try_from(bytes.len()).unwrap();
+        let (stdout, output_offset) = (Some(bytes), Some(self.offset));
+        self.answer(ExecuteCommandResponse { stdout, output_offset, ..Default::default() }).await;
+    }
+
+    async fn say(&mut self, text: &str) {
+        self.bytes(text.as_bytes().to_vec()).await;
+    }
 }
 
 /// Copies stdin to stdout and ends with 7.
-async fn cat(input: &mut Streaming<ExecuteCommandRequest>, output: &Output) -> i32 {
+async fn cat(input: &mut Streaming<ExecuteCommandRequest>, output: &mut Output) -> i32 {
+    let mut read = 0;
     while let Ok(Some(request)) = input.message().await {
         if request.stdin_closed == Some(true) {
             return 7;
         }
-        let stdout = request.stdin;
-        output.send(Ok(ExecuteCommandResponse { stdout, ..Default::default() })).await.unwrap();
+        let bytes = request.stdin.unwrap_or_default();
+        read += i64::try_from(bytes.len()).unwrap();
+        output.bytes(bytes).await;
+        output.answer(ExecuteCommandResponse { stdin_offset: Some(read), ..Default::default() }).await;
     }
     1
 }
 
-/// Says what happens to it: the size of its terminal, keys, signals. Ends at a signal or the key q.
-async fn trap(input: &mut Streaming<ExecuteCommandRequest>, output: &Output) -> i32 {
-    say(output, "ready\n").await;
+/// Says what happens to it: changes of its terminal's size, keys, signals. Ends at a signal or the key q.
+async fn trap(input: &mut Streaming<ExecuteCommandRequest>, output: &mut Output) -> i32 {
+    output.say(if output.offset == 0 { "ready\n" } else { "resumed\n" }).await;
+    let mut known = None;
     while let Ok(Some(request)) = input.message().await {
         if let Some(signal) = request.signal {
-            say(output, &format!("{signal}\n")).await;
+            output.say(&format!("{signal}\n")).await;
             return 128 + 15;
         }
-        if let Some(size) = request.resize {
-            say(output, &format!("{}x{}\n", size.columns.unwrap(), size.rows.unwrap())).await;
+        // Its first size it had from the start.
+        if let Some(size) = request.resize
+            && known.replace(size).is_some_and(|before| before != size)
+        {
+            output.say(&format!("{}x{}\n", size.columns.unwrap(), size.rows.unwrap())).await;
         }
         if let Some(keys) = request.stdin {
-            say(output, &format!("keys {keys:?}\n")).await;
+            output.say(&format!("keys {keys:?}\n")).await;
             if keys.contains(&b'q') {
                 return 3;
             }

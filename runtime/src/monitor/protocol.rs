@@ -29,6 +29,15 @@ const HEADER: usize = 5;
 /// Exit status of a monitor that finds another one at work on its bundle.
 pub const EXIT_BUSY: u8 = 3;
 
+/// Bytes of stdin that a resumable session takes before they are written.
+pub const STDIN_WINDOW: usize = 1 << 20;
+/// [`Failure::kind`] of a request that is none.
+pub const INVALID_REQUEST: &str = "InvalidRequest";
+/// [`Failure::kind`] of a session that would be one too many.
+pub const SESSION_LIMIT: &str = "SessionLimit";
+/// [`Failure::kind`] of a session to go on with that is not there, or no longer.
+pub const UNKNOWN_SESSION: &str = "UnknownSession";
+
 /// Held by the monitor from its first step to its last.
 pub const LOCK_FILE: &str = "monitor.lock";
 /// [`MonitorRecord`], from the moment the program runs.
@@ -79,7 +88,8 @@ pub struct ExitRecord {
 /// Why a container could not be created or started, in ECS's words.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// `CannotCreateContainerError` or `CannotStartContainerError`; `InvalidRequest` on the socket.
+    /// `CannotCreateContainerError` or `CannotStartContainerError`; on the socket [`INVALID_REQUEST`],
+    /// [`SESSION_LIMIT`] or [`UNKNOWN_SESSION`] too.
     pub kind: String,
     /// For people.
     pub message: String,
@@ -112,7 +122,61 @@ pub enum Request {
         process: Box<Process>,
         /// Whether [`Kind::Stdin`] frames will come.
         stdin: bool,
+        /// Absent for what nobody looks at, such as a health check: it is not counted and cannot be come back to.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        session: Option<SessionKey>,
     },
+    /// Attaches to the container's own streams. Answered by [`Kind::Done`], then its output from now on, then
+    /// [`Kind::Exit`] with the container's exit code.
+    Attach {
+        /// Whether [`Kind::Stdin`] frames will come.
+        stdin: bool,
+        /// Its name.
+        session: SessionKey,
+    },
+    /// Goes on with a session whose connection was lost, which this one replaces.
+    Resume {
+        /// [`SessionKey::id`].
+        session: String,
+        /// Bytes of output that the client has.
+        received: u64,
+    },
+    /// Ends a session: its client has gone for good. Answered by [`Kind::Done`], for an unknown one too.
+    Hangup {
+        /// [`SessionKey::id`].
+        session: String,
+    },
+}
+
+/// What a session is called, and whether it outlives its connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionKey {
+    /// Unique among the container's sessions. Asking for one that is there goes on with it from its beginning, so that
+    /// a request may be repeated whose answer was lost.
+    pub id: String,
+    /// Output is kept until [`Kind::Acknowledge`] covers it, and the session for a while when the connection is lost.
+    pub resumable: bool,
+}
+
+/// A session that is open, in [`Kind::Done`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Opened {
+    /// Whether stdin goes anywhere.
+    pub stdin: bool,
+    /// Whether there is a terminal.
+    pub terminal: bool,
+    /// Bytes of stdin that the monitor has, written or not: those after them are to be sent.
+    pub stdin_offset: u64,
+    /// Offset of the first byte of output that follows.
+    pub output_offset: u64,
+}
+
+/// A place in a stream of bytes, or a number of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bytes {
+    /// Since the session's beginning, unless the frame is [`Kind::Missed`].
+    pub bytes: u64,
 }
 
 /// A terminal's size.
@@ -145,7 +209,8 @@ pub struct Exited {
 pub enum Kind {
     /// [`Request`], to the monitor.
     Request = b'R',
-    /// Bytes for the process, to the monitor.
+    /// Bytes for the process, to the monitor. In a resumable session at most [`STDIN_WINDOW`] beyond [`Kind::Taken`];
+    /// in others the monitor stops to read when they are too many.
     Stdin = b'I',
     /// No more bytes, to the monitor.
     StdinClosed = b'C',
@@ -153,8 +218,16 @@ pub enum Kind {
     Resize = b'W',
     /// [`Signal`], to the monitor.
     Signal = b'S',
-    /// Empty: done, or it runs.
+    /// [`Bytes`], to the monitor: output up to there will not be asked for again.
+    Acknowledge = b'A',
+    /// Leaves the container's streams, to the monitor; answered by [`Kind::Done`], the last frame.
+    Detach = b'D',
+    /// Done: with [`Opened`] where a session is open.
     Done = b'K',
+    /// [`Bytes`]: stdin up to there was written to its reader, or nobody reads it.
+    Taken = b'T',
+    /// [`Bytes`] of output that this client was too slow for; they count as output.
+    Missed = b'M',
     /// [`Failure`].
     Failed = b'!',
     /// Bytes of the process.
@@ -167,10 +240,13 @@ pub enum Kind {
 
 impl Kind {
     fn of(byte: u8) -> Option<Kind> {
-        use Kind::{Done, Exit, Failed, Request, Resize, Signal, Stderr, Stdin, StdinClosed, Stdout};
-        [Request, Stdin, StdinClosed, Resize, Signal, Done, Failed, Stdout, Stderr, Exit]
-            .into_iter()
-            .find(|kind| *kind as u8 == byte)
+        use Kind::{
+            Acknowledge, Detach, Done, Exit, Failed, Missed, Request, Resize, Signal, Stderr, Stdin, StdinClosed,
+            Stdout, Taken,
+        };
+        let to_monitor = [Request, Stdin, StdinClosed, Resize, Signal, Acknowledge, Detach];
+        let to_client = [Done, Failed, Taken, Missed, Stdout, Stderr, Exit];
+        to_monitor.into_iter().chain(to_client).find(|kind| *kind as u8 == byte)
     }
 }
 

@@ -12,7 +12,7 @@ use nix::sys::signalfd::SignalFd;
 use nix::unistd::read;
 
 use super::log::{Log, Stream};
-use super::session::{Clients, Interest};
+use super::sessions::{Interest, Sessions};
 use super::{MonitorError, Started, kernel};
 use crate::sys::pidfd;
 
@@ -22,13 +22,16 @@ pub(super) const CHUNK: usize = 16 * 1024;
 /// hold it.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a client may take to read the last of a container that has ended.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// What a ready descriptor is.
 enum Source {
     Exit,
     Signals,
     Listener,
     Output(usize),
-    Client(Interest),
+    Session(Interest),
 }
 
 /// Serves until pid 1 has ended and can be waited for.
@@ -37,15 +40,15 @@ pub(super) fn until_exit(
     listener: &UnixListener,
     signals: &SignalFd,
     log: &mut Log,
+    sessions: &mut Sessions<'_>,
 ) -> Result<(), MonitorError> {
     let init = started.running.pidfd.as_fd();
     let mut open: Vec<bool> = vec![true; started.outputs.len()];
-    let mut clients = Clients::new(&started.target);
     let mut buffer = [0; CHUNK];
     loop {
         let mut sources = vec![Source::Exit, Source::Signals];
         let mut watched = vec![PollFd::new(init, PollFlags::POLLIN), PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
-        if clients.has_room() {
+        if sessions.has_room() {
             sources.push(Source::Listener);
             watched.push(PollFd::new(listener.as_fd(), PollFlags::POLLIN));
         }
@@ -53,11 +56,11 @@ pub(super) fn until_exit(
             sources.push(Source::Output(index));
             watched.push(PollFd::new(output.as_fd(), PollFlags::POLLIN));
         }
-        for (interest, descriptor, flags) in clients.interests() {
-            sources.push(Source::Client(interest));
+        for (interest, descriptor, flags) in sessions.interests() {
+            sources.push(Source::Session(interest));
             watched.push(PollFd::new(descriptor, flags));
         }
-        match poll(&mut watched, PollTimeout::NONE) {
+        match poll(&mut watched, until(sessions.deadline())) {
             Err(Errno::EINTR) => continue,
             other => other.map_err(kernel("wait for events"))?,
         };
@@ -68,16 +71,16 @@ pub(super) fn until_exit(
             match source {
                 Source::Exit => exited = true,
                 Source::Signals => pass_on(signals, init)?,
-                Source::Listener => clients.accept(listener),
+                Source::Listener => sessions.accept(listener),
                 Source::Output(index) => {
                     let (stream, output) = &started.outputs[index];
-                    open[index] = copy(output.as_fd(), *stream, log, &mut buffer);
+                    open[index] = copy(output.as_fd(), *stream, log, sessions, &mut buffer);
                 }
-                Source::Client(interest) => clients.handle(interest),
+                Source::Session(interest) => sessions.handle(interest),
             }
         }
         log.flush();
-        clients.tidy();
+        sessions.tidy();
         if exited {
             return Ok(());
         }
@@ -85,7 +88,11 @@ pub(super) fn until_exit(
 }
 
 /// Reads what is left of the output, now that nobody writes any more.
-pub(super) fn drain(outputs: Vec<(Stream, OwnedFd)>, log: &mut Log) -> Result<(), MonitorError> {
+pub(super) fn drain(
+    outputs: Vec<(Stream, OwnedFd)>,
+    log: &mut Log,
+    sessions: &mut Sessions<'_>,
+) -> Result<(), MonitorError> {
     let deadline = Instant::now() + DRAIN_TIMEOUT;
     let mut buffer = [0; CHUNK];
     for (stream, output) in outputs {
@@ -101,13 +108,43 @@ pub(super) fn drain(outputs: Vec<(Stream, OwnedFd)>, log: &mut Log) -> Result<()
                 Ok(0) => break,
                 other => other.map_err(kernel("wait for the last output"))?,
             };
-            if !copy(output.as_fd(), stream, log, &mut buffer) {
+            if !copy(output.as_fd(), stream, log, sessions, &mut buffer) {
                 break;
             }
             log.flush();
+            sessions.tidy();
         }
     }
     Ok(())
+}
+
+/// Passes on to the sessions' clients what the end of the container has left.
+pub(super) fn farewell(sessions: &mut Sessions<'_>) -> Result<(), MonitorError> {
+    let deadline = Instant::now() + FAREWELL_TIMEOUT;
+    sessions.tidy();
+    while !sessions.are_told() && Instant::now() < deadline {
+        let interests = sessions.interests();
+        let mut watched: Vec<PollFd<'_>> =
+            interests.iter().map(|(_, descriptor, flags)| PollFd::new(*descriptor, *flags)).collect();
+        match poll(&mut watched, until(Some(deadline))) {
+            Err(Errno::EINTR) => continue,
+            other => other.map_err(kernel("wait for clients"))?,
+        };
+        let ready: Vec<bool> = watched.iter().map(|watched| watched.any().unwrap_or(true)).collect();
+        let interests: Vec<Interest> = interests.into_iter().map(|(interest, ..)| interest).collect();
+        for interest in interests.into_iter().zip(ready).filter_map(|(interest, ready)| ready.then_some(interest)) {
+            sessions.handle(interest);
+        }
+        sessions.tidy();
+    }
+    Ok(())
+}
+
+/// Time left, rounded up: what is due is due when poll(2) returns.
+fn until(deadline: Option<Instant>) -> PollTimeout {
+    let Some(deadline) = deadline else { return PollTimeout::NONE };
+    let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+    PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
 }
 
 /// For descriptors that a container can read from too: what poll(2) has seen may be gone before we read, and nothing
@@ -117,11 +154,12 @@ pub(super) fn nonblocking(descriptor: &OwnedFd) -> Result<(), Errno> {
 }
 
 /// One read; false once there is no more. A terminal whose last process is gone answers EIO.
-fn copy(output: BorrowedFd<'_>, stream: Stream, log: &mut Log, buffer: &mut [u8]) -> bool {
+fn copy(output: BorrowedFd<'_>, stream: Stream, log: &mut Log, sessions: &mut Sessions<'_>, buffer: &mut [u8]) -> bool {
     match read(output, buffer) {
         Ok(0) | Err(Errno::EIO) => false,
         Ok(length) => {
             log.take(stream, &buffer[..length]);
+            sessions.container_wrote(stream, &buffer[..length]);
             true
         }
         Err(errno) => matches!(errno, Errno::EAGAIN | Errno::EINTR),
@@ -148,18 +186,35 @@ mod tests {
     use nix::unistd::pipe2;
 
     use super::*;
+    use crate::container::exec::ExecTarget;
     use crate::monitor::pipes;
+    use crate::monitor::sessions::Container;
+    use crate::process::ProcessRef;
+    use crate::seccomp::Cache;
+
+    fn target() -> ExecTarget {
+        let this = ProcessRef::of(std::process::id().cast_signed()).unwrap();
+        ExecTarget::new(this, "test", "/".as_ref(), &oci_spec::runtime::Spec::default(), Cache::default()).unwrap()
+    }
+
+    fn nobody<'a>(target: &'a ExecTarget, init: &'a std::fs::File) -> Sessions<'a> {
+        Sessions::new(target, Container { init: init.as_fd(), stdin: None, console: None })
+    }
 
     #[test]
     fn nothing_that_a_container_can_read_makes_us_wait() {
         let pipes = pipes(true).unwrap();
+        let (target, init) = (target(), std::fs::File::open("/dev/null").unwrap());
         for (_, output) in &pipes.outputs {
             let mut buffer = [0; CHUNK];
             let directory = tempfile::tempdir().unwrap();
             let mut log = Log::open(&directory.path().join("log"), 1 << 20, 2).unwrap();
             // Its writers are there, and there is nothing to read.
-            assert!(copy(output.as_fd(), Stream::Stdout, &mut log, &mut buffer), "it goes on");
+            let mut sessions = nobody(&target, &init);
+            assert!(copy(output.as_fd(), Stream::Stdout, &mut log, &mut sessions, &mut buffer), "it goes on");
         }
+        let stdin = pipes.stdin.unwrap();
+        while nix::unistd::write(&stdin, &[0; CHUNK]).is_ok() {}
     }
 
     #[test]
@@ -173,7 +228,8 @@ mod tests {
         });
         let directory = tempfile::tempdir().unwrap();
         let mut log = Log::open(&directory.path().join("log"), 1 << 20, 2).unwrap();
-        drain(vec![(Stream::Stdout, read_end)], &mut log).unwrap();
+        let (target, init) = (target(), std::fs::File::open("/dev/null").unwrap());
+        drain(vec![(Stream::Stdout, read_end)], &mut log, &mut nobody(&target, &init)).unwrap();
         stop.store(true, Ordering::Relaxed);
         writer.join().unwrap();
     }

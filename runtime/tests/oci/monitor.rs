@@ -12,7 +12,8 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use runtime::monitor::protocol::{
-    self, EXIT_BUSY, EXIT_FILE, ExitRecord, Exited, Kind, MONITOR_FILE, MonitorRecord, Ready, Request, Window,
+    self, EXIT_BUSY, EXIT_FILE, ExitRecord, Exited, Kind, MONITOR_FILE, MonitorRecord, Opened, Ready, Request,
+    SessionKey, Window,
 };
 use serde_json::{Value, json};
 
@@ -76,7 +77,7 @@ impl Monitor<'_> {
         process["terminal"] = json!(terminal);
         let mut stream = self.connect();
         let process = serde_json::from_value(process).unwrap();
-        let (kind, payload) = protocol::ask(&mut stream, &Request::Exec { process, stdin }).unwrap();
+        let (kind, payload) = protocol::ask(&mut stream, &Request::Exec { process, stdin, session: None }).unwrap();
         assert_eq!(kind, Kind::Done, "{}", String::from_utf8_lossy(&payload));
         stream
     }
@@ -102,6 +103,7 @@ fn collect(mut stream: UnixStream) -> (String, String, Option<i32>) {
         match kind {
             Kind::Stdout => out.extend(payload),
             Kind::Stderr => err.extend(payload),
+            Kind::Taken => {}
             Kind::Exit => code = Some(serde_json::from_slice::<Exited>(&payload).unwrap().exit_code),
             other => panic!("{other:?}"),
         }
@@ -203,7 +205,8 @@ fn commands_have_input_output_and_codes_of_their_own() {
     for (program, code) in [("/bin/none", 127), ("/etc/passwd", 126)] {
         process["args"] = json!([program]);
         let mut stream = monitor.connect();
-        let request = Request::Exec { process: serde_json::from_value(process.clone()).unwrap(), stdin: false };
+        let process = serde_json::from_value(process.clone()).unwrap();
+        let request = Request::Exec { process, stdin: false, session: None };
         assert_eq!(protocol::ask(&mut stream, &request).unwrap().0, Kind::Done);
         let (_, err, exit_code) = collect(stream);
         assert!(err.contains(program) && exit_code == Some(code), "{err:?} {exit_code:?}");
@@ -239,15 +242,83 @@ fn a_client_that_goes_takes_its_command_along_and_one_that_sleeps_holds_nobody_u
 fn commands_beyond_the_most_wait_for_their_turn() {
     let bundle = TestBundle::new("sleep 100");
     let monitor = monitor(&bundle, &[]);
-    let mut idle: Vec<UnixStream> = (0..64).map(|_| monitor.connect()).collect();
+    let mut idle: Vec<UnixStream> = (0..96).map(|_| monitor.connect()).collect();
     let last = std::thread::scope(|scope| {
         let waiting = scope.spawn(|| collect(monitor.exec("exit 4", false, false)).2);
         std::thread::sleep(Duration::from_millis(300));
-        assert!(!waiting.is_finished(), "the 65th client was served beside the 64");
+        assert!(!waiting.is_finished(), "the 97th client was served beside the 96");
         idle.pop();
         waiting.join().unwrap()
     });
     assert_eq!(last, Some(4));
+    kill(Pid::from_raw(monitor.running().init.pid), Signal::SIGKILL).unwrap();
+    monitor.end();
+}
+
+/// The next frame; fails where none comes in time.
+fn frame(stream: &mut UnixStream) -> (Kind, Vec<u8>) {
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let mut header = [0; 5];
+    stream.read_exact(&mut header).unwrap();
+    let mut frame = header.to_vec();
+    frame.resize(5 + u32::from_be_bytes([header[1], header[2], header[3], header[4]]) as usize, 0);
+    stream.read_exact(&mut frame[5..]).unwrap();
+    protocol::decode(&mut frame).unwrap().unwrap()
+}
+
+/// Asks on a connection of its own; answers it and what the session's opening says.
+fn open(monitor: &Monitor<'_>, request: &Request) -> (UnixStream, Opened) {
+    let mut stream = monitor.connect();
+    let (kind, payload) = protocol::ask(&mut stream, request).unwrap();
+    assert_eq!(kind, Kind::Done, "{}", String::from_utf8_lossy(&payload));
+    let opened = serde_json::from_slice(&payload).unwrap();
+    (stream, opened)
+}
+
+#[test]
+fn a_session_goes_on_over_another_connection_until_it_is_hung_up() {
+    let bundle = TestBundle::new("sleep 100");
+    let monitor = monitor(&bundle, &[]);
+    let session = SessionKey { id: "one".to_owned(), resumable: true };
+    let mut process = bundle.config["process"].clone();
+    process["args"] = json!(["sh", "-c", "echo $$ > /tmp/pid; exec cat"]);
+    let process = serde_json::from_value(process).unwrap();
+    let request = Request::Exec { process, stdin: true, session: Some(session) };
+    let (mut stream, opened) = open(&monitor, &request);
+    assert_eq!(opened, Opened { stdin: true, terminal: false, stdin_offset: 0, output_offset: 0 });
+    stream.write_all(&protocol::encode(Kind::Stdin, b"hello")).unwrap();
+    let out = |stream: &mut UnixStream| loop {
+        match frame(stream) {
+            (Kind::Stdout, bytes) => return bytes,
+            (kind, _) => assert_eq!(kind, Kind::Taken),
+        }
+    };
+    assert_eq!(out(&mut stream), b"hello");
+    // Half a frame is none.
+    stream.write_all(&protocol::encode(Kind::Stdin, b"torn")[..7]).unwrap();
+    drop(stream);
+    let resume = |received| Request::Resume { session: "one".to_owned(), received };
+    let (mut stream, opened) = open(&monitor, &resume(3));
+    assert_eq!((opened.stdin_offset, opened.output_offset), (5, 3));
+    assert_eq!(out(&mut stream), b"lo");
+    stream.write_all(&protocol::encode(Kind::Stdin, b" world")).unwrap();
+    assert_eq!(out(&mut stream), b" world");
+    stream.write_all(&protocol::encode(Kind::Acknowledge, br#"{"bytes":11}"#)).unwrap();
+    // The same request again is the same session; one that takes over is told all that is kept.
+    let mut again = monitor.connect();
+    let (kind, refusal) = protocol::ask(&mut again, &request).unwrap();
+    assert_eq!((kind, String::from_utf8_lossy(&refusal).contains("UnknownSession")), (Kind::Failed, true));
+    let (_taken_over, opened) = open(&monitor, &resume(11));
+    assert_eq!((opened.stdin_offset, opened.output_offset), (11, 11));
+    assert_eq!(stream.read(&mut [0; 64]).unwrap(), 0, "the first connection is closed");
+    assert_eq!(protocol::ask(&mut monitor.connect(), &resume(12)).unwrap().0, Kind::Failed);
+    let hangup = Request::Hangup { session: "one".to_owned() };
+    for _ in 0..2 {
+        assert_eq!(protocol::ask(&mut monitor.connect(), &hangup).unwrap(), (Kind::Done, Vec::new()));
+    }
+    let alive = || collect(monitor.exec("ls -d /proc/$(cat /tmp/pid)", false, false)).2 == Some(0);
+    eventually("the command outlives its session", || !alive());
+    assert_eq!(protocol::ask(&mut monitor.connect(), &resume(11)).unwrap().0, Kind::Failed);
     kill(Pid::from_raw(monitor.running().init.pid), Signal::SIGKILL).unwrap();
     monitor.end();
 }
@@ -292,7 +363,9 @@ fn a_killed_monitor_takes_the_container_along_and_leaves_no_exit() {
 
 #[test]
 fn an_exit_is_recorded_though_the_disk_is_full() {
-    let mut bundle = TestBundle::new("echo before; dd if=/dev/zero of=/disk/fill bs=4096; echo after; exit 5");
+    let mut bundle = TestBundle::new(
+        "echo before; until grep -q before /disk/c.log; do sleep 0.01; done; dd if=/dev/zero of=/disk/fill bs=4096; echo after; exit 5",
+    );
     // The bundle's own file system is the one that the container fills.
     let small = bundle.path().join("small");
     fs::create_dir(&small).unwrap();

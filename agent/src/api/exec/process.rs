@@ -1,7 +1,8 @@
 //! The process that a command runs as: the container's own, changed as the request says. Pure.
 
-use oci_spec::runtime::{BoxBuilder, Process};
+use oci_spec::runtime::{BoxBuilder, LinuxCapabilities, Process};
 use proto::v1::ExecuteCommandStart;
+use runtime::capabilities;
 use tonic::Status;
 
 use crate::api::status;
@@ -26,6 +27,9 @@ pub(super) fn changed(mut process: Process, start: &ExecuteCommandStart) -> Resu
         // Names are the container's, so the runtime resolves them inside; ids of the definition's user would mix in.
         process.user_mut().set_additional_gids(None).set_username(Some(user.to_owned()));
     }
+    if start.privileged.unwrap_or_default() {
+        process.set_capabilities(Some(all_capabilities()?));
+    }
     if let Some(directory) = given(start.working_directory.as_deref()) {
         if !directory.starts_with('/') {
             return Err(status::invalid_parameter("working_directory", "must be an absolute path"));
@@ -48,6 +52,13 @@ pub(super) fn changed(mut process: Process, start: &ExecuteCommandStart) -> Resu
     }
     process.set_env(Some(environment));
     Ok(process)
+}
+
+/// As docker: those that the host has, within the container's namespaces. Its seccomp profile and its paths stay.
+fn all_capabilities() -> Result<LinuxCapabilities, Status> {
+    let names = capabilities::available().map_err(|error| status::internal(&error))?;
+    let sets = serde_json::json!({ "bounding": names, "effective": names, "permitted": names });
+    serde_json::from_value(sets).map_err(|error| status::internal(&error))
 }
 
 fn given(text: Option<&str>) -> Option<&str> {
@@ -103,6 +114,15 @@ mod tests {
         assert_eq!(process.cwd().to_str(), Some("/tmp"));
         let environment: Vec<_> = process.env().as_ref().unwrap().iter().map(String::as_str).collect();
         assert_eq!(environment, ["PATH=/bin", "A=x=y", "TERM=xterm"]);
+    }
+
+    #[test]
+    fn privileged_has_all_capabilities_of_the_host() {
+        let process = changed(container(), &ExecuteCommandStart { privileged: Some(true), ..start(&["sh"]) }).unwrap();
+        let capabilities = process.capabilities().as_ref().unwrap();
+        let available = capabilities::available().unwrap().len();
+        assert_eq!(capabilities.effective().as_ref().map(|set| set.len()), Some(available));
+        assert_eq!(capabilities.bounding(), capabilities.permitted());
     }
 
     #[test]
