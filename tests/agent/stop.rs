@@ -1,5 +1,7 @@
 //! Order of starts and ends, signals and timeouts.
 
+use std::fs::{self, File};
+use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use proto::v1::{Container, Task};
@@ -62,6 +64,25 @@ fn the_images_stop_signal_is_sent() {
     host.stop(&arn, None).unwrap();
     assert_eq!(host.stopped(&arn).containers[0].exit_code, Some(21));
     assert_eq!(host.logs(&arn, "c"), "ready\nusr1\n");
+}
+
+/// Somebody with the host's root has frozen it: a frozen process of cgroup v1 does not even die of SIGKILL.
+#[test]
+fn a_frozen_container_is_stopped_too() {
+    let host = TestHost::start();
+    let arn = host.run(&task("frozen", &[shell("c", &host.image("base"), "sleep 100")]));
+    host.running(&arn);
+    let record = fs::read_to_string(host.bundle(&arn, "c").join("monitor.json")).unwrap();
+    let init = &serde_json::from_str::<Value>(&record).unwrap()["init"]["pid"];
+    let groups = fs::read_to_string(format!("/proc/{init}/cgroup")).unwrap();
+    let path = |controller: &str| groups.lines().find_map(|line| line.split_once(controller).map(|(_, path)| path));
+    let (file, word) = match path(":freezer:") {
+        Some(path) => (format!("/sys/fs/cgroup/freezer{path}/freezer.state"), "FROZEN"),
+        None => (format!("/sys/fs/cgroup{}/cgroup.freeze", path("0::").unwrap()), "1"),
+    };
+    File::options().write(true).open(file).unwrap().write_all(word.as_bytes()).unwrap();
+    host.stop(&arn, None).unwrap();
+    assert_eq!(host.stopped(&arn).containers[0].exit_code, Some(137));
 }
 
 #[test]

@@ -132,6 +132,9 @@ fn features_are_what_callers_look_for() {
     assert!(has(&features["hooks"], "createContainer") && has(&features["mountOptions"], "rro"));
     let linux = &features["linux"];
     assert!(has(&linux["namespaces"], "network") && has(&linux["capabilities"], "CAP_SYS_ADMIN"));
+    let seccomp = &linux["seccomp"];
+    assert!(has(&seccomp["actions"], "SCMP_ACT_NOTIFY") && has(&seccomp["archs"], "SCMP_ARCH_X86"));
+    assert!(!has(&seccomp["archs"], "SCMP_ARCH_S390X"), "no byte order but the host's");
     assert_eq!(linux["mountExtensions"]["idmap"]["enabled"], true);
     // As callers that know the schema read it.
     serde_json::from_value::<oci_spec::runtime::Features>(features).unwrap();

@@ -153,9 +153,9 @@ pub(crate) fn parent(id: &str) -> String {
     format!("/neargate-{id}")
 }
 
-/// Waits until `done`, at most ten seconds.
+/// Waits until `done`, at most thirty seconds: the machine may be busy.
 pub(crate) fn eventually(what: &str, done: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(30);
     while !done() {
         assert!(Instant::now() < deadline, "{what}");
         std::thread::sleep(Duration::from_millis(5));
