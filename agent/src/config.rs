@@ -5,6 +5,7 @@
 
 mod environment;
 mod file;
+mod images;
 pub mod runtime_path;
 
 use std::{
@@ -16,6 +17,8 @@ use std::{
 };
 
 use serde::Deserialize;
+
+pub use images::ImagesConfig;
 
 /// What the agent runs with. Made by [`Config::read`] or [`Config::load`]; `root`, `socket` and `runtime`
 /// come from the command line.
@@ -37,6 +40,8 @@ pub struct Config {
     pub capacity: CapacityConfig,
     /// How to talk to registries, by `HOST[:PORT]`.
     pub registries: BTreeMap<String, RegistryConfig>,
+    /// What a pull may cost, and when images go.
+    pub images: ImagesConfig,
     /// Rotation of the containers' logs.
     pub logs: LogsConfig,
     /// How long stopped tasks are remembered.
@@ -265,6 +270,9 @@ impl Config {
         check(&["history", "disk_keep_hours"], range(self.history.disk_keep_hours, 0.0, 876_000.0));
         check(&["tasks", "stop_timeout_secs"], range(self.tasks.stop_timeout_secs, 1, 86_400));
         check(&["tasks", "pids_limit"], range(self.tasks.pids_limit, 16, 4_194_304));
+        for (key, message) in self.images.problems() {
+            found.push((vec!["images".to_owned(), key.to_owned()], message));
+        }
         for (host, registry) in &self.registries {
             for (member, message) in registry.problems(host) {
                 let path = std::iter::once("registries").chain([host.as_str()]).chain(member);
@@ -364,6 +372,23 @@ mod tests {
         };
         assert_eq!(keys("identity"), ["account", "cluster", "region"]);
         assert_eq!(keys("capacity"), ["reserved_memory_mib", "reserved_ports"]);
+        assert_eq!(
+            keys("images"),
+            [
+                "cleanup",
+                "cleanup_age_hours",
+                "cleanup_interval_minutes",
+                "cleanup_per_cycle",
+                "high_water_percent",
+                "inactivity_timeout_secs",
+                "keep",
+                "low_disk_mib",
+                "max_image_files",
+                "max_image_mib",
+                "pull_timeout_secs",
+                "retries",
+            ]
+        );
         assert_eq!(keys("logs"), ["max_files", "max_size_mib"]);
         assert_eq!(keys("history"), ["disk_keep_hours", "keep_days"]);
         assert_eq!(keys("tasks"), ["pids_limit", "stop_timeout_secs"]);

@@ -2,7 +2,7 @@
 //! for one while it holds a lock.
 //!
 //! `definitions` keeps revisions, `admission` is RunTask, `query` answers questions, `observation` tells how tasks are
-//! doing, `restore` is what a restarted agent does first, `retention` forgets what is old.
+//! doing, `restore` is what a restarted agent does first, `retention` forgets what is old, `images` cleans up.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
@@ -33,6 +33,7 @@ use crate::timing::Timing;
 mod admission;
 mod definitions;
 mod host;
+mod images;
 pub(crate) mod observation;
 mod query;
 mod restore;
@@ -215,6 +216,7 @@ impl Engine {
         let engine = Engine { shared, deciding: Arc::default() };
         engine.restore().await?;
         tokio::spawn(retention::run(engine.shared.clone()));
+        tokio::spawn(images::run(engine.shared.clone()));
         Ok(engine)
     }
 

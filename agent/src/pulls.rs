@@ -26,12 +26,13 @@ impl Pulls {
         reference: &Reference,
         owner: Option<&str>,
         progress: impl Fn(Progress) + Send + Sync + 'static,
-    ) -> Result<Image, PullError> {
+    ) -> Result<Image, Arc<PullError>> {
         let transferred = Arc::new(AtomicU64::new(0));
         let counting = transferred.clone();
         let began = Instant::now();
         let counted = move |step: Progress| {
-            if step.status == ProgressStatus::Complete {
+            // Of those who share a pull one counts it.
+            if step.status == ProgressStatus::Complete && step.is_first {
                 counting.fetch_add(step.total_bytes, Ordering::Relaxed);
             }
             progress(step);

@@ -98,7 +98,7 @@ pub(crate) enum Command {
 /// `neargate pull`
 #[derive(Debug, Args)]
 pub(crate) struct Pull {
-    /// [HOST[:PORT]/]NAME[:TAG][@DIGEST], or oci:DIR[:TAG]
+    /// [HOST[:PORT]/]NAME[:TAG][@DIGEST], oci:DIR[:TAG] or docker-archive:FILE[:NAME]
     #[arg(value_name = "IMAGE")]
     pub(crate) image: String,
 }

@@ -64,7 +64,7 @@ pub const TASK_DEFINITION: &[Row] = &[
     ("enableFaultInjection", Refused(ROLES)),
     ("containerDefinitions", Works("")),
     ("containerDefinitions[].name", Works("")),
-    ("containerDefinitions[].image", Works("also `oci:DIRECTORY[:TAG]`")),
+    ("containerDefinitions[].image", Works("also `oci:DIRECTORY[:TAG]` and `docker-archive:FILE[:NAME]`")),
     ("containerDefinitions[].repositoryCredentials", Refused(ROLES)),
     ("containerDefinitions[].cpu", Works("a weight, never a cap")),
     ("containerDefinitions[].memory", Works("a hard limit")),

@@ -114,7 +114,11 @@ impl Store {
 
     fn prepare(&self) -> Result<(), StoreError> {
         for area in AREAS {
-            make_private(&self.dir.join(area))?;
+            let path = self.dir.join(area);
+            make_private(&path)?;
+            // What a killed process renamed into place is visible, and here becomes durable too: whoever finds something
+            // may rely on it without a sync of its own.
+            sync_dir(&path)?;
         }
         sync_dir(&self.dir)?;
         for name in self.list(INGEST)? {
@@ -189,8 +193,11 @@ impl Store {
         }
     }
 
-    /// Keeps `bytes` under their digest.
+    /// Keeps `bytes` under their digest. What is there whole is durable already and left as it is.
     pub(crate) fn save_content(&self, digest: &Digest, bytes: &[u8]) -> Result<(), StoreError> {
+        if self.read_content(digest).is_ok() {
+            return Ok(());
+        }
         self.save(CONTENT, digest.hex(), bytes)
     }
 

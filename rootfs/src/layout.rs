@@ -11,7 +11,8 @@ use tokio::fs::{File, OpenOptions};
 use tokio::io::{AsyncReadExt, BufReader};
 
 use crate::digest::Digest;
-use crate::manifest::{Blob, MAX_DOCUMENT_BYTES, ManifestError, Platform};
+use crate::manifest::{Blob, MAX_DOCUMENT_BYTES, ManifestError};
+use crate::platform::Platform;
 use crate::registry::{Fetched, Sink};
 
 const REF_NAME: &str = "org.opencontainers.image.ref.name";

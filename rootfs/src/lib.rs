@@ -1,4 +1,4 @@
-//! Images: from a registry or an OCI layout to layer directories that an overlay can mount.
+//! Images: from a registry, an OCI layout or a docker archive to layer directories that an overlay can mount.
 //!
 //! The crate pulls, verifies, unpacks, leases and collects. It mounts nothing and knows nothing of containers: what it
 //! hands out ([`Images::layers`]) is a list of directories. [`Images`] is the door; start reading there.
@@ -11,9 +11,11 @@
 //!                          devices 0/0, opaque directories carry {trusted,user}.overlay.opaque=y
 //!   layer-records/<hex>    size and number of entries of that layer (written before the layer becomes visible)
 //!   content/<hex>          manifests and image configurations, verbatim, named by their SHA-256
-//!   images/<id hex>        one record per image: which manifest, which layers, pulled when (after all its layers)
-//!   names/<hex of name>    reference -> image id; moving a tag replaces this file
-//!   leases/<hex of owner>  owner -> image ids; with the names these are the only roots
+//!   images/<id hex>        one record per image: which manifest, which layers (made after all of them); its
+//!                          modification time says when the image was last used
+//!   names/<hex of name>    reference -> image id; moving a tag replaces this file; its modification time says when the
+//!                          reference was last pulled
+//!   leases/<owner>.<id>    a link whose target is the owner; with the names these are the only roots (lease.rs)
 //!   ingest/                half-made layers and files, and what is being deleted; emptied at every start
 //! ```
 //!
@@ -24,6 +26,7 @@
 //! layers that nobody names, which [`Images::collect_garbage`] finds.
 #![forbid(unsafe_code)]
 
+mod archive;
 mod content;
 mod digest;
 mod gc;
@@ -31,21 +34,23 @@ mod images;
 mod layout;
 mod lease;
 mod manifest;
+mod platform;
 mod reference;
 mod registry;
 mod snapshot;
 mod unpack;
 
+pub use archive::ArchiveError;
 pub use content::StoreError;
 pub use digest::{Digest, DigestError};
 pub use gc::Collected;
-pub use images::pull::{PullError, SourceError};
 pub use images::{
-    Config, Image, ImageId, ImageSummary, Images, Limits, OpenError, Progress, ProgressStatus, RegistryConfig,
-    RemoveError,
+    Cleaned, Cleanup, Config, Image, ImageId, ImageSummary, Images, Limits, OpenError, Progress, ProgressStatus,
+    PullError, RegistryConfig, RemoveError, Removed, SourceError,
 };
 pub use layout::LayoutError;
-pub use manifest::{ManifestError, Platform};
+pub use manifest::ManifestError;
+pub use platform::Platform;
 pub use reference::{Reference, ReferenceError};
 pub use registry::RegistryError;
-pub use unpack::{EntryError, TarError, UnpackError};
+pub use unpack::{EntryError, LimitError, TarError, UnpackError};

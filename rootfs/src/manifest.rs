@@ -1,6 +1,7 @@
-//! Indexes, manifests and configurations: reading them and choosing the platform. Pure; bytes in, decision out.
+//! Indexes, manifests and configurations: reading them. Pure; bytes in, decision out. Which of an index's manifests runs
+//! here is `platform`'s.
 
-use oci_spec::image::{Arch, Descriptor, ImageConfiguration, ImageIndex, ImageManifest, Os};
+use oci_spec::image::{Descriptor, ImageConfiguration, ImageIndex, ImageManifest};
 use serde::Deserialize;
 
 use crate::digest::{Digest, DigestError};
@@ -61,80 +62,6 @@ pub enum ManifestError {
         /// Diff ids of the configuration.
         diff_ids: usize,
     },
-}
-
-/// A platform as image indexes name it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Platform {
-    /// `GOOS`.
-    pub os: Os,
-    /// `GOARCH`.
-    pub architecture: Arch,
-    /// Variants that run here, best first; the empty text is "none told".
-    pub variants: Vec<&'static str>,
-}
-
-impl std::fmt::Display for Platform {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.os, self.architecture)
-    }
-}
-
-impl Platform {
-    /// The platform of this host: Linux on its architecture.
-    pub fn host() -> Self {
-        let architecture = Arch::default();
-        let variants = match architecture {
-            Arch::ARM64 => vec!["v8", "", "v8.0"],
-            Arch::ARM => vec!["v7", "v6", "", "v5"],
-            // v2 to v4 need features of the processor that are not probed.
-            _ => vec!["", "v1"],
-        };
-        Self { os: Os::Linux, architecture, variants }
-    }
-
-    /// Rank of an offer, lower is better; `None` does not run here.
-    fn rank(&self, os: &Os, architecture: &Arch, variant: Option<&str>) -> Option<usize> {
-        if *os != self.os || *architecture != self.architecture {
-            return None;
-        }
-        self.variants.iter().position(|ours| *ours == variant.unwrap_or_default())
-    }
-
-    /// Whether an image with that configuration runs here.
-    pub(crate) fn runs(&self, config: &ImageConfiguration) -> bool {
-        self.rank(config.os(), config.architecture(), config.variant().as_deref()).is_some()
-    }
-
-    /// The best manifest of an index. Ties go to the first, as the OCI image-spec asks (image-index.md, "manifests").
-    pub(crate) fn choose<'a>(&self, index: &'a ImageIndex) -> Option<&'a Descriptor> {
-        let ranked = index.manifests().iter().filter_map(|descriptor| {
-            let rank = match descriptor.platform() {
-                Some(p) => self.rank(p.os(), p.architecture(), p.variant().as_deref())?,
-                // An entry that tells no platform may fit; its configuration decides later.
-                None if is_image_or_index(descriptor) => self.variants.len(),
-                None => return None,
-            };
-            Some((rank, descriptor))
-        });
-        ranked.min_by_key(|(rank, _)| *rank).map(|(_, descriptor)| descriptor)
-    }
-
-    /// Every platform an index offers, for the message when none fits.
-    pub(crate) fn offered(index: &ImageIndex) -> Vec<String> {
-        let platforms = index.manifests().iter().filter_map(|d| d.platform().as_ref());
-        platforms
-            .map(|p| match p.variant() {
-                Some(variant) => format!("{}/{}/{variant}", p.os(), p.architecture()),
-                None => format!("{}/{}", p.os(), p.architecture()),
-            })
-            .collect()
-    }
-}
-
-fn is_image_or_index(descriptor: &Descriptor) -> bool {
-    let media_type = descriptor.media_type().to_string();
-    media_type.contains("manifest") || media_type.contains("image.index")
 }
 
 /// What a manifest request can answer.
@@ -260,43 +187,6 @@ mod tests {
     use super::*;
 
     const HEX: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
-
-    fn index(platforms: &[(&str, &str, Option<&str>)]) -> ImageIndex {
-        let manifests: Vec<_> = platforms
-            .iter()
-            .enumerate()
-            .map(|(size, (os, architecture, variant))| {
-                serde_json::json!({
-                    "mediaType": "application/vnd.oci.image.manifest.v1+json",
-                    "digest": format!("sha256:{HEX}"), "size": size,
-                    "platform": {"os": os, "architecture": architecture, "variant": variant},
-                })
-            })
-            .collect();
-        serde_json::from_value(serde_json::json!({"schemaVersion": 2, "manifests": manifests})).unwrap()
-    }
-
-    fn amd64() -> Platform {
-        Platform { os: Os::Linux, architecture: Arch::Amd64, variants: vec!["", "v1"] }
-    }
-
-    #[test]
-    fn the_platform_that_runs_here_is_chosen() {
-        let offers = [
-            ("windows", "amd64", None),
-            ("linux", "arm64", Some("v8")),
-            ("linux", "amd64", Some("v3")),
-            ("linux", "amd64", None),
-            ("linux", "amd64", None),
-            ("unknown", "unknown", None),
-        ];
-        assert_eq!(amd64().choose(&index(&offers)).unwrap().size(), 3);
-        assert!(amd64().choose(&index(&offers[..3])).is_none());
-        let arm = Platform { architecture: Arch::ARM, variants: vec!["v7", "v6", "", "v5"], ..amd64() };
-        let arms = [("linux", "arm", Some("v5")), ("linux", "arm", Some("v7")), ("linux", "arm", Some("v6"))];
-        assert_eq!(arm.choose(&index(&arms)).unwrap().size(), 1);
-        assert_eq!(Platform::offered(&index(&arms[..1])), ["linux/arm/v5"]);
-    }
 
     #[test]
     fn documents_are_told_apart_by_content() {

@@ -8,6 +8,8 @@ use crate::digest::{Digest, DigestError};
 
 const DEFAULT_HOST: &str = "docker.io";
 const DEFAULT_TAG: &str = "latest";
+const LAYOUT: &str = "oci:";
+const ARCHIVE: &str = "docker-archive:";
 /// Longest repository name, host included, that a registry has to accept (distribution reference grammar).
 const MAX_NAME: usize = 255;
 /// Longest tag: OCI distribution-spec, "Pulling manifests".
@@ -33,6 +35,14 @@ pub enum Reference {
         directory: PathBuf,
         /// The `org.opencontainers.image.ref.name` wanted; `None` takes the only image, or `latest` among several.
         tag: Option<String>,
+    },
+    /// An image in a tar as `docker save` writes it.
+    Archive {
+        /// Absolute path of the tar.
+        file: PathBuf,
+        /// One of the image's names (`NAME[:TAG]`, or a tag alone); `None` takes the only image, or the one tagged
+        /// `latest` among several.
+        name: Option<String>,
     },
 }
 
@@ -65,32 +75,30 @@ pub enum ReferenceError {
         #[source]
         source: DigestError,
     },
-    /// `oci:` without an absolute directory: the agent's working directory means nothing to a client.
-    #[error("image reference {0:?} needs an absolute directory after oci:")]
-    RelativeLayout(String),
+    /// `oci:` or `docker-archive:` without an absolute path: the agent's working directory means nothing to a client.
+    #[error("image reference {reference:?} needs an absolute path after {scheme}")]
+    RelativePath {
+        /// The whole text.
+        reference: String,
+        /// The scheme with its colon.
+        scheme: &'static str,
+    },
 }
 
 impl Reference {
-    /// The registry's `HOST[:PORT]`, or `None` for a layout.
-    pub fn host(&self) -> Option<&str> {
-        match self {
-            Self::Registry { host, .. } => Some(host),
-            Self::Layout { .. } => None,
-        }
-    }
-
-    /// The layout's directory, or `None` for a registry.
-    pub fn layout_directory(&self) -> Option<&Path> {
-        match self {
-            Self::Layout { directory, .. } => Some(directory),
-            Self::Registry { .. } => None,
-        }
-    }
-
     /// The tag, where there is one.
     pub fn tag(&self) -> Option<&str> {
         match self {
             Self::Registry { tag, .. } | Self::Layout { tag, .. } => tag.as_deref(),
+            Self::Archive { .. } => None,
+        }
+    }
+
+    /// The name in an archive, where one is given.
+    pub(crate) fn archived_name(&self) -> Option<&str> {
+        match self {
+            Self::Archive { name, .. } => name.as_deref(),
+            Self::Registry { .. } | Self::Layout { .. } => None,
         }
     }
 
@@ -98,7 +106,7 @@ impl Reference {
     pub fn digest(&self) -> Option<&Digest> {
         match self {
             Self::Registry { digest, .. } => digest.as_ref(),
-            Self::Layout { .. } => None,
+            Self::Layout { .. } | Self::Archive { .. } => None,
         }
     }
 }
@@ -110,9 +118,13 @@ impl FromStr for Reference {
         if text.is_empty() {
             return Err(ReferenceError::Empty);
         }
-        match text.strip_prefix("oci:") {
-            Some(rest) if rest.contains('/') => parse_layout(text, rest),
-            _ => parse_registry(text),
+        let local = |scheme| text.strip_prefix(scheme).filter(|rest| rest.contains('/'));
+        if let Some(rest) = local(LAYOUT) {
+            parse_layout(text, rest)
+        } else if let Some(rest) = local(ARCHIVE) {
+            parse_archive(text, rest)
+        } else {
+            parse_registry(text)
         }
     }
 }
@@ -122,15 +134,30 @@ fn parse_layout(text: &str, rest: &str) -> Result<Reference, ReferenceError> {
         Some((directory, tag)) if !tag.contains('/') => (directory, Some(tag)),
         _ => (rest, None),
     };
-    if !directory.starts_with('/') || directory.contains('\0') {
-        return Err(ReferenceError::RelativeLayout(text.to_owned()));
-    }
+    let directory = absolute(text, LAYOUT, directory)?;
     if tag.is_some_and(|tag| !is_tag(tag)) {
         return Err(ReferenceError::Tag(text.to_owned()));
     }
-    // Components drop doubled and trailing slashes, so that one directory has one name.
-    let directory = Path::new(directory).components().collect();
     Ok(Reference::Layout { directory, tag: tag.map(str::to_owned) })
+}
+
+/// What follows the first colon is a name, which has colons of its own; skopeo splits there too.
+fn parse_archive(text: &str, rest: &str) -> Result<Reference, ReferenceError> {
+    let (file, name) = rest.split_once(':').map_or((rest, None), |(file, name)| (file, Some(name)));
+    let file = absolute(text, ARCHIVE, file)?;
+    // A tag alone is a name of the same grammar but for its capitals.
+    if let Some(name) = name.filter(|name| !is_tag(name)) {
+        parse_registry(name)?;
+    }
+    Ok(Reference::Archive { file, name: name.map(str::to_owned) })
+}
+
+/// Components drop doubled and trailing slashes, so that one path has one name.
+fn absolute(text: &str, scheme: &'static str, path: &str) -> Result<PathBuf, ReferenceError> {
+    if !path.starts_with('/') || path.contains('\0') {
+        return Err(ReferenceError::RelativePath { reference: text.to_owned(), scheme });
+    }
+    Ok(Path::new(path).components().collect())
 }
 
 fn parse_registry(text: &str) -> Result<Reference, ReferenceError> {
@@ -234,8 +261,12 @@ impl fmt::Display for Reference {
                 digest.as_ref().map_or(Ok(()), |digest| write!(f, "@{digest}"))
             }
             Self::Layout { directory, tag } => {
-                write!(f, "oci:{}", directory.display())?;
+                write!(f, "{LAYOUT}{}", directory.display())?;
                 tag.as_ref().map_or(Ok(()), |tag| write!(f, ":{tag}"))
+            }
+            Self::Archive { file, name } => {
+                write!(f, "{ARCHIVE}{}", file.display())?;
+                name.as_ref().map_or(Ok(()), |name| write!(f, ":{name}"))
             }
         }
     }
@@ -263,6 +294,10 @@ mod tests {
             ("oci:/srv/layout", "oci:/srv/layout"),
             ("oci:/srv//layout/:v1", "oci:/srv/layout:v1"),
             ("oci:latest", "docker.io/library/oci:latest"),
+            ("docker-archive:/srv//app.tar", "docker-archive:/srv/app.tar"),
+            ("docker-archive:/srv/app.tar:V1", "docker-archive:/srv/app.tar:V1"),
+            ("docker-archive:/app.tar:localhost:5000/app:v1", "docker-archive:/app.tar:localhost:5000/app:v1"),
+            ("docker-archive:1", "docker.io/library/docker-archive:1"),
         ] {
             let reference: Reference = text.parse().unwrap();
             assert_eq!(reference.to_string(), canonical, "{text}");
@@ -299,7 +334,10 @@ mod tests {
         }
         assert!(matches!(parse("a@sha256:12"), ReferenceError::Digest { .. }));
         assert!(matches!(parse("a@sha512:12"), ReferenceError::Digest { .. }));
-        assert!(matches!(parse("oci:layout/dir"), ReferenceError::RelativeLayout(_)));
+        for relative in ["oci:layout/dir", "docker-archive:dir/app.tar"] {
+            assert!(matches!(parse(relative), ReferenceError::RelativePath { .. }));
+        }
+        assert!(matches!(parse("docker-archive:/a.tar:b c"), ReferenceError::Repository(_)));
         assert!(matches!(parse("a/".repeat(200).trim_end_matches('/')), ReferenceError::TooLong(_)));
     }
 }

@@ -5,9 +5,10 @@ use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RANGE};
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RANGE, RETRY_AFTER};
 use reqwest::{Certificate, Client, RequestBuilder, Response, StatusCode};
 
 use crate::digest::Digest;
@@ -23,7 +24,7 @@ pub(crate) use blob::Sink;
 
 /// Where `docker.io` really serves.
 const DOCKER_HUB: &str = "registry-1.docker.io";
-const CONNECT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 const USER_AGENT: &str = concat!("neargate/", env!("CARGO_PKG_VERSION"));
 const CONTENT_DIGEST: &str = "docker-content-digest";
 
@@ -46,6 +47,8 @@ pub enum RegistryError {
         url: String,
         /// The HTTP status.
         status: u16,
+        /// How long it asks to be left alone: RFC 9110, 10.2.3.
+        retry_after: Option<Duration>,
     },
     /// What came is not what was named.
     #[error("{what} should be {expected} but is {found}")]
@@ -111,6 +114,14 @@ impl RegistryError {
             Self::Status { status, .. } => *status >= 500 || matches!(status, 408 | 425 | 429),
             _ => false,
         }
+    }
+
+    /// An answer of no use.
+    fn status(url: &str, response: &Response) -> Self {
+        let header = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+        // The other form, a date, is served as well by our own pauses.
+        let retry_after = header.and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);
+        Self::Status { url: url.to_owned(), status: response.status().as_u16(), retry_after }
     }
 }
 
@@ -273,7 +284,7 @@ impl Repository {
             match self.document_once(endpoint, kind, name, digest).await {
                 Err(error) if error.is_transient() && retries < self.limits.retries => {
                     tracing::debug!(url = endpoint.base, ?error, "asking again");
-                    self.pause(retries).await;
+                    self.pause(retries, &error).await;
                     retries += 1;
                 }
                 result => return result,
@@ -291,7 +302,7 @@ impl Repository {
         let url = format!("{}/{kind}/{name}", endpoint.base);
         let response = self.get(endpoint, &url, |request| request.header(ACCEPT, manifest::ACCEPT)).await?;
         if response.status() != StatusCode::OK {
-            return Err(RegistryError::Status { url, status: response.status().as_u16() });
+            return Err(RegistryError::status(&url, &response));
         }
         let header = |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
         let (content_type, told) = (header(CONTENT_TYPE.as_str()), header(CONTENT_DIGEST));
@@ -345,8 +356,14 @@ impl Repository {
         }
     }
 
-    async fn pause(&self, retries: u32) {
-        tokio::time::sleep(self.limits.backoff * 2_u32.saturating_pow(retries.min(6))).await;
+    /// Waits before the next try, as long as the registry asks for where that is not too long.
+    async fn pause(&self, retries: u32, error: &RegistryError) {
+        let backoff = self.limits.backoff * 2_u32.saturating_pow(retries.min(6));
+        let asked = match error {
+            RegistryError::Status { retry_after, .. } => retry_after.unwrap_or_default(),
+            _ => Duration::ZERO,
+        };
+        tokio::time::sleep(backoff.max(asked.min(self.limits.longest_wait))).await;
     }
 }
 

@@ -19,14 +19,19 @@ use tokio::sync::mpsc::Receiver;
 
 use crate::digest::Digest;
 use crate::unpack::root::{EntryPath, Place, Root};
-use crate::unpack::stream::{Compressed, Plain, TooLong};
-use crate::unpack::tar::{Kind, Member, Tar};
+use crate::unpack::stream::{Compressed, Plain};
+use crate::unpack::tar::Member;
 
+mod budget;
 mod root;
 mod stream;
 mod tar;
 
+pub(crate) use crate::unpack::budget::Budget;
+pub use crate::unpack::budget::LimitError;
+pub(crate) use crate::unpack::stream::{compression, inflate};
 pub use crate::unpack::tar::TarError;
+pub(crate) use crate::unpack::tar::{Kind, Tar};
 
 const WHITEOUT_PREFIX: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
@@ -107,19 +112,9 @@ pub enum UnpackError {
         #[source]
         source: EntryError,
     },
-    /// More entries than allowed.
-    #[error("the layer has more than {0} entries")]
-    TooManyEntries(u64),
-    /// More bytes than allowed.
-    #[error("the layer has more than {0} bytes when uncompressed")]
-    TooLong(u64),
-}
-
-/// Bounds on what one layer may make this host do.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Bounds {
-    pub(crate) bytes: u64,
-    pub(crate) entries: u64,
+    /// The image costs more than one may.
+    #[error("the image is refused")]
+    Limit(#[source] LimitError),
 }
 
 /// What was unpacked.
@@ -140,13 +135,13 @@ pub(crate) struct Outcome {
 }
 
 /// Unpacks a compressed layer that arrives in `chunks` into the directory `into`. Blocks.
-pub(crate) fn run(chunks: Receiver<Bytes>, into: &Path, bounds: Bounds) -> Outcome {
+pub(crate) fn run(chunks: Receiver<Bytes>, into: &Path, budget: &Budget) -> Outcome {
     let mut compressed = Compressed::new(chunks);
-    let unpacked = unpack_blob(&mut compressed, into, bounds);
+    let unpacked = unpack_blob(&mut compressed, into, budget);
     match unpacked {
         // The disk is full or the layer hostile: the rest of the blob would change nothing, and the sender is told by
         // the closing channel.
-        Err(error @ (UnpackError::Root(..) | UnpackError::Entry { .. } | UnpackError::TooManyEntries(_))) => {
+        Err(error @ (UnpackError::Root(..) | UnpackError::Entry { .. } | UnpackError::Limit(_))) => {
             let (blob, blob_bytes) = compressed.so_far();
             Outcome { blob, blob_bytes, unpacked: Err(error) }
         }
@@ -157,11 +152,11 @@ pub(crate) fn run(chunks: Receiver<Bytes>, into: &Path, bounds: Bounds) -> Outco
     }
 }
 
-fn unpack_blob(compressed: &mut Compressed, into: &Path, bounds: Bounds) -> Result<Unpacked, UnpackError> {
+fn unpack_blob(compressed: &mut Compressed, into: &Path, budget: &Budget) -> Result<Unpacked, UnpackError> {
     let root = Root::open(into).map_err(|e| UnpackError::Root(into.to_owned(), e))?;
     let inflated = stream::inflate(compressed).map_err(read_error)?;
-    let mut unpacker = Unpacker { root, bounds, bytes: 0, entries: 0, directory_times: HashMap::new() };
-    let mut tar = Tar::new(Plain::new(inflated, bounds.bytes));
+    let mut tar = Tar::new(Plain::new(inflated, budget, root.directory()));
+    let mut unpacker = Unpacker { root, budget, counted: 0, bytes: 0, entries: 0, directory_times: HashMap::new() };
     while let Some(member) = tar.next().map_err(tar_error)? {
         unpacker.member(&member, &mut tar)?;
     }
@@ -177,29 +172,31 @@ fn read_error(error: io::Error) -> UnpackError {
 /// A limit that was hit inside the stream comes out of it wrapped.
 fn tar_error(error: TarError) -> UnpackError {
     if let TarError::Read(io_error) = &error
-        && let Some(TooLong(limit)) = io_error.get_ref().and_then(|inner| inner.downcast_ref())
+        && let Some(limit) = io_error.get_ref().and_then(|inner| inner.downcast_ref::<LimitError>())
     {
-        return UnpackError::TooLong(*limit);
+        return UnpackError::Limit(*limit);
     }
     UnpackError::Tar(error)
 }
 
-struct Unpacker {
+struct Unpacker<'a> {
     root: Root,
-    bounds: Bounds,
+    budget: &'a Budget,
+    /// Of entries and what they imply, what the budget knows of.
+    counted: u64,
     bytes: u64,
     entries: u64,
     /// Times of directories, set at the end: every entry made in one changes it.
     directory_times: HashMap<EntryPath, (i64, u32)>,
 }
 
-impl Unpacker {
+impl Unpacker<'_> {
     fn member(&mut self, member: &Member, data: &mut impl Read) -> Result<(), UnpackError> {
         self.entries += 1;
         // What an entry implies costs as much as what it says.
-        if self.entries.saturating_add(self.root.implied()) > self.bounds.entries {
-            return Err(UnpackError::TooManyEntries(self.bounds.entries));
-        }
+        let files = self.entries.saturating_add(self.root.implied());
+        self.budget.files(files - self.counted).map_err(UnpackError::Limit)?;
+        self.counted = files;
         self.entry(member, data).map_err(|failure| match failure {
             Failure::Entry(source) => UnpackError::Entry { entry: member.name(), source },
             Failure::Data(error) => read_error(error),

@@ -102,7 +102,7 @@ async fn hostile_layers_end_in_a_layer_or_an_error() {
     let mut random = Random(seed | 1);
     let dir = tempfile::tempdir().unwrap();
     let (root, source) = (dir.path().join("images"), dir.path().join("layout"));
-    let limits = Limits { layer_bytes: 1 << 20, layer_entries: 100, ..Limits::default() };
+    let limits = Limits { max_image_bytes: 1 << 20, max_image_files: 100, ..Limits::default() };
     let images = Images::open(&root, Config { limits, ..Config::default() }).unwrap();
     let (mut good, mut bad) = (0, 0);
     while Instant::now() < until {

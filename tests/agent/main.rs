@@ -19,6 +19,8 @@ mod logs;
 mod metrics;
 mod modes;
 mod overrides;
+mod pulls;
+mod pulls_shared;
 mod requests;
 mod run;
 mod sessions;

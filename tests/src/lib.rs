@@ -16,6 +16,7 @@ pub mod host;
 pub mod images;
 pub mod leaks;
 pub mod registry;
+pub mod wire;
 
 pub use eventually::eventually;
 pub use host::TestHost;

@@ -184,7 +184,7 @@ mod tests {
         for (status, current_bytes) in
             [(ProgressStatus::Downloading, 1), (ProgressStatus::Downloading, 2), (ProgressStatus::Complete, 3)]
         {
-            news.tell(&Progress { digest: digest.clone(), status, current_bytes, total_bytes: 3 });
+            news.tell(&Progress { digest: digest.clone(), status, current_bytes, total_bytes: 3, is_first: true });
         }
         news.arrived.notified().await;
         let told: Vec<_> = news.take().into_values().collect();

@@ -162,7 +162,7 @@ pub(super) fn pull(error: &PullError) -> Status {
     let exception = match error {
         PullError::NotFound { .. } => Exception::ResourceNotFound,
         PullError::Unauthorized { .. } => Exception::AccessDenied,
-        PullError::Network { .. } => Exception::Unavailable,
+        PullError::Network { .. } | PullError::TimedOut { .. } | PullError::Removed(_) => Exception::Unavailable,
         PullError::PlatformMismatch { .. }
         | PullError::Manifest { .. }
         | PullError::IndexDepth(_)

@@ -3,20 +3,17 @@
 
 use std::time::Duration;
 
-use super::{Config, Invalid, Problem};
+use super::{Config, ImagesConfig, Invalid, Problem};
 
 /// Known names whose absence of effect harms nobody: they are told, not refused.
-const NO_EFFECT: [&str; 19] = [
+const NO_EFFECT: [&str; 15] = [
     "ECS_RESERVED_PORTS_UDP",
     "ECS_CONTAINER_START_TIMEOUT",
     "ECS_ENGINE_TASK_CLEANUP_WAIT_DURATION_JITTER",
     "ECS_IMAGE_PULL_BEHAVIOR",
-    "ECS_IMAGE_PULL_INACTIVITY_TIMEOUT",
-    "ECS_IMAGE_PULL_TIMEOUT",
-    "ECS_IMAGE_CLEANUP_INTERVAL",
-    "ECS_IMAGE_MINIMUM_CLEANUP_AGE",
-    "ECS_NUM_IMAGES_DELETE_PER_CYCLE",
-    "ECS_DISABLE_IMAGE_CLEANUP",
+    // Every image here was pulled by Neargate.
+    "ECS_ENABLE_UNTRACKED_IMAGE_CLEANUP",
+    "NON_ECS_IMAGE_MINIMUM_CLEANUP_AGE",
     "ECS_AVAILABLE_LOGGING_DRIVERS",
     "ECS_INSTANCE_ATTRIBUTES",
     "ECS_ENABLE_TASK_IAM_ROLE",
@@ -32,12 +29,19 @@ const NO_EFFECT: [&str; 19] = [
 const REFUSED: [&str; 2] = ["ECS_DISABLE_PRIVILEGED", "ECS_AWSVPC_BLOCK_IMDS"];
 
 /// Keys of the configuration that a variable sets, for range problems.
-const SETS: [(&str, &str); 6] = [
+const SETS: [(&str, &str); 13] = [
     ("identity.cluster", "ECS_CLUSTER"),
     ("capacity.reserved_memory_mib", "ECS_RESERVED_MEMORY"),
     ("capacity.reserved_ports", "ECS_RESERVED_PORTS"),
     ("tasks.stop_timeout_secs", "ECS_CONTAINER_STOP_TIMEOUT"),
     ("tasks.pids_limit", "ECS_TASK_PIDS_LIMIT"),
+    ("images.pull_timeout_secs", "ECS_IMAGE_PULL_TIMEOUT"),
+    ("images.inactivity_timeout_secs", "ECS_IMAGE_PULL_INACTIVITY_TIMEOUT"),
+    ("images.cleanup", "ECS_DISABLE_IMAGE_CLEANUP"),
+    ("images.cleanup_age_hours", "ECS_IMAGE_MINIMUM_CLEANUP_AGE"),
+    ("images.cleanup_interval_minutes", "ECS_IMAGE_CLEANUP_INTERVAL"),
+    ("images.cleanup_per_cycle", "ECS_NUM_IMAGES_DELETE_PER_CYCLE"),
+    ("images.keep", "ECS_EXCLUDE_UNTRACKED_IMAGE"),
     ("history.disk_keep_hours", "ECS_ENGINE_TASK_CLEANUP_WAIT_DURATION"),
 ];
 
@@ -86,6 +90,7 @@ pub(super) fn apply(
             None => problem("ECS_ENGINE_TASK_CLEANUP_WAIT_DURATION", not_a_duration(&text)),
         }
     }
+    images(&mut config.images, get, &mut problem);
     // The values that mean "not restricted" ask for nothing.
     for name in REFUSED {
         if get(name).is_some_and(|value| value != "false" && value != "0") {
@@ -103,6 +108,45 @@ pub(super) fn apply(
         Ok(NO_EFFECT.into_iter().filter(|name| get(name).is_some()).collect())
     } else {
         Err(Invalid(problems))
+    }
+}
+
+/// What the variables say of images.
+fn images(config: &mut ImagesConfig, get: impl Fn(&str) -> Option<String>, problem: &mut impl FnMut(&str, String)) {
+    let mut duration_of = |name: &str, take: &mut dyn FnMut(Duration) -> Option<()>| {
+        if let Some(text) = get(name)
+            && duration(&text).and_then(take).is_none()
+        {
+            problem(name, not_a_duration(&text));
+        }
+    };
+    let seconds = |duration: Duration| u32::try_from(duration.as_secs()).ok();
+    duration_of("ECS_IMAGE_PULL_TIMEOUT", &mut |d| seconds(d).map(|secs| config.pull_timeout_secs = secs));
+    duration_of("ECS_IMAGE_PULL_INACTIVITY_TIMEOUT", &mut |d| {
+        seconds(d).map(|secs| config.inactivity_timeout_secs = secs)
+    });
+    duration_of("ECS_IMAGE_MINIMUM_CLEANUP_AGE", &mut |d| {
+        config.cleanup_age_hours = d.as_secs_f64() / 3_600.0;
+        Some(())
+    });
+    duration_of("ECS_IMAGE_CLEANUP_INTERVAL", &mut |d| {
+        config.cleanup_interval_minutes = d.as_secs_f64() / 60.0;
+        Some(())
+    });
+    if let Some(text) = get("ECS_NUM_IMAGES_DELETE_PER_CYCLE") {
+        match text.parse() {
+            Ok(count) => config.cleanup_per_cycle = count,
+            Err(_) => problem("ECS_NUM_IMAGES_DELETE_PER_CYCLE", format!("\"{text}\" is not a number")),
+        }
+    }
+    if let Some(text) = get("ECS_DISABLE_IMAGE_CLEANUP") {
+        match text.parse::<bool>() {
+            Ok(disabled) => config.cleanup = !disabled,
+            Err(_) => problem("ECS_DISABLE_IMAGE_CLEANUP", format!("\"{text}\" is neither true nor false")),
+        }
+    }
+    if let Some(text) = get("ECS_EXCLUDE_UNTRACKED_IMAGE") {
+        config.keep = text.split(',').map(|name| name.trim().to_owned()).collect();
     }
 }
 
@@ -155,6 +199,14 @@ mod tests {
             ("ECS_CONTAINER_STOP_TIMEOUT", "1m30s"),
             ("ECS_ENGINE_TASK_CLEANUP_WAIT_DURATION", "30m"),
             ("ECS_TASK_PIDS_LIMIT", "100"),
+            ("ECS_IMAGE_PULL_TIMEOUT", "1h"),
+            ("ECS_IMAGE_PULL_INACTIVITY_TIMEOUT", "90s"),
+            ("ECS_IMAGE_CLEANUP_INTERVAL", "15m"),
+            ("ECS_IMAGE_MINIMUM_CLEANUP_AGE", "30m"),
+            ("ECS_NUM_IMAGES_DELETE_PER_CYCLE", "7"),
+            ("ECS_DISABLE_IMAGE_CLEANUP", "true"),
+            ("ECS_EXCLUDE_UNTRACKED_IMAGE", "busybox, my/app:v1"),
+            ("NON_ECS_IMAGE_MINIMUM_CLEANUP_AGE", "2h"),
             ("ECS_ENABLE_TASK_IAM_ROLE", "true"),
             ("ECS_DISABLE_PRIVILEGED", "false"),
             ("ECS_TASK_METADATA_RPS_LIMIT", ""),
@@ -165,7 +217,19 @@ mod tests {
         assert_eq!(config.capacity.reserved_ports, [22, 8080]);
         assert_eq!((config.tasks.stop_timeout_secs, config.tasks.pids_limit), (90, 100));
         assert_eq!(config.history.disk_keep(), Duration::from_secs(1_800));
-        assert_eq!(ignored, ["ECS_ENABLE_TASK_IAM_ROLE"]);
+        let keep = vec!["busybox".to_owned(), "my/app:v1".to_owned()];
+        let images = ImagesConfig {
+            pull_timeout_secs: 3_600,
+            inactivity_timeout_secs: 90,
+            cleanup_interval_minutes: 15.0,
+            cleanup_age_hours: 0.5,
+            cleanup_per_cycle: 7,
+            cleanup: false,
+            keep,
+            ..ImagesConfig::default()
+        };
+        assert_eq!(config.images, images);
+        assert_eq!(ignored, ["NON_ECS_IMAGE_MINIMUM_CLEANUP_AGE", "ECS_ENABLE_TASK_IAM_ROLE"]);
     }
 
     #[test]
@@ -177,6 +241,10 @@ mod tests {
             ("ECS_CONTAINER_STOP_TIMEOUT", "0s"),
             ("ECS_ENGINE_TASK_CLEANUP_WAIT_DURATION", "3 hours"),
             ("ECS_DISABLE_PRIVILEGED", "true"),
+            ("ECS_IMAGE_CLEANUP_INTERVAL", "0s"),
+            ("ECS_IMAGE_PULL_TIMEOUT", "soon"),
+            ("ECS_DISABLE_IMAGE_CLEANUP", "maybe"),
+            ("ECS_EXCLUDE_UNTRACKED_IMAGE", "Busy Box"),
         ])
         .unwrap_err();
         let names: Vec<_> = problems.0.iter().map(|problem| problem.key.as_str()).collect();
@@ -186,9 +254,13 @@ mod tests {
                 "ECS_RESERVED_MEMORY",
                 "ECS_RESERVED_PORTS",
                 "ECS_ENGINE_TASK_CLEANUP_WAIT_DURATION",
+                "ECS_IMAGE_PULL_TIMEOUT",
+                "ECS_DISABLE_IMAGE_CLEANUP",
                 "ECS_DISABLE_PRIVILEGED",
                 "ECS_CLUSTER",
                 "ECS_CONTAINER_STOP_TIMEOUT",
+                "ECS_IMAGE_CLEANUP_INTERVAL",
+                "ECS_EXCLUDE_UNTRACKED_IMAGE",
             ]
         );
         assert!(problems.to_string().starts_with("ECS_RESERVED_MEMORY: \"1GB\" is not a number of MiB"));

@@ -8,8 +8,8 @@ use toml::de::{DeTable, DeValue};
 use super::{Config, Invalid, Problem};
 
 /// Sections that the design names and nothing reads yet.
-const NOT_SUPPORTED: [&str; 9] =
-    ["api", "ecs", "file_systems", "images", "network", "security_groups", "roles", "secrets", "microvm"];
+const NOT_SUPPORTED: [&str; 8] =
+    ["api", "ecs", "file_systems", "network", "security_groups", "roles", "secrets", "microvm"];
 
 /// Parses, refuses what is not supported, deserializes, checks ranges. Problems of one stage are told together.
 pub(super) fn read(text: &str) -> Result<Config, Invalid> {

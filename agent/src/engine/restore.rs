@@ -17,7 +17,7 @@ use runtime::process::ProcessRef;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{Engine, OpenError, Shared, UserSlots, host};
+use super::{Engine, OpenError, Shared, UserSlots, host, images};
 use crate::capacity::{Demand, Ledger};
 use crate::config::Config;
 use crate::events::{Events, REMEMBERED};
@@ -43,7 +43,7 @@ pub(super) fn open(config: Arc<Config>) -> Result<Shared, OpenError> {
     let instance = instance_id(root).map_err(|source| OpenError::File { path: root.clone(), source })?;
     let store = Store::open(&root.join("neargate.redb"))?;
     let names = Names::new(config.identity.clone());
-    let images = rootfs::Images::open(&root.join("images"), images(&config))?;
+    let images = rootfs::Images::open(&root.join("images"), images::settings(&config))?;
     let known = match store.instance()? {
         Some(known) => known,
         None => {
@@ -132,24 +132,6 @@ fn try_lock(root: &Path) -> Result<Flock<fs::File>, OpenError> {
     }
 }
 
-fn images(config: &Config) -> rootfs::Config {
-    let registries = config
-        .registries
-        .iter()
-        .map(|(host, settings)| {
-            let settings = rootfs::RegistryConfig {
-                plain_http: settings.plain_http,
-                mirrors: settings.mirrors.clone(),
-                username: settings.username.clone(),
-                password_file: settings.password_file.clone(),
-                ca_file: settings.ca_file.clone(),
-            };
-            (host.clone(), settings)
-        })
-        .collect();
-    rootfs::Config { registries, ..rootfs::Config::default() }
-}
-
 /// Removes the instance's own cgroup where no task is left in it.
 pub(super) fn remove_empty_cgroup(shared: &Shared) {
     let Ok(cgroup) = Cgroup::open(&shared.cgroup()) else { return };
@@ -183,6 +165,9 @@ impl Engine {
         let owners: HashSet<String> = live.iter().map(|(id, _)| id.to_string()).collect();
         if let Err(error) = shared.images.retain_owners(&owners) {
             tracing::error!(error = chain(&error), "leases of tasks that are gone could not be dropped");
+        }
+        for (id, record) in &live {
+            images::lease_again(&shared.images, id, record);
         }
         self.remove_unknown(&known, &owners).await;
         // Oldest first, as they came.

@@ -4,13 +4,13 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use definition::task::{ContainerSpec, IpcMode, NetworkMode, PidMode, TaskSpec, VolumeSource};
 use futures_util::future::try_join_all;
 use nix::sys::statfs::{self, FsType};
 use oci_spec::runtime::LinuxResources;
-use rootfs::{Image, ImageId, Reference};
+use rootfs::{Image, ImageId, PullError, Reference};
+use runtime::cli::report::chain;
 
 use super::bundle::SHM_BYTES;
 use runtime::sys::prlimit::{self, Limits};
@@ -48,13 +48,14 @@ const OPEN_FILES: u64 = 1_048_576;
 #[derive(Debug, thiserror::Error)]
 pub enum ProvisionError {
     /// An image could not be pulled and none is here.
-    #[error("CannotPullContainerError")]
+    #[error("CannotPullContainerError: {advice}{}", chain(&**cause))]
     Pull {
         /// Index of the container.
         container: usize,
+        /// ECS's advice, which comes before the cause.
+        advice: &'static str,
         /// The registry's or the store's answer.
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
+        cause: Box<dyn std::error::Error + Send + Sync>,
     },
     /// Directories or volumes.
     #[error("CannotCreateVolumeError: cannot use {}", path.display())]
@@ -269,8 +270,8 @@ fn shared_memory_bytes(task: &TaskSpec) -> u64 {
 async fn pull<S>(parts: &Parts<'_, S>, index: usize, container: &ContainerSpec) -> Result<Image, ProvisionError> {
     trace::step(parts.id, Some(&container.name), "pull");
     let _pulling = parts.timing.phase("pull", Some(&container.name));
-    let failed = |source: Box<dyn std::error::Error + Send + Sync>| ProvisionError::Pull { container: index, source };
-    let reference: Reference = container.image.parse().map_err(|error| failed(Box::new(error)))?;
+    let failed = |advice, cause| ProvisionError::Pull { container: index, advice, cause };
+    let reference: Reference = container.image.parse().map_err(|error| failed("", Box::new(error)))?;
     let owner = parts.id.as_str();
     if let Some(id) = parts.image_ids.get(index).cloned().flatten() {
         // Leased since, and what its neighbours run: whatever the tag means by now, and whether or not anybody answers.
@@ -280,29 +281,27 @@ async fn pull<S>(parts: &Parts<'_, S>, index: usize, container: &ContainerSpec) 
             return Ok(image);
         }
     }
-    match parts.pulls.pull(&reference, Some(owner), |_| {}).await {
-        Ok(image) => Ok(image),
-        Err(error) => {
-            let (images, reference, owner) = (parts.pulls.images.clone(), reference.clone(), owner.to_owned());
-            let asking = Arc::new(());
-            let asked = Arc::downgrade(&asking);
-            let cached = tokio::task::spawn_blocking(move || {
-                let image = images.get(&reference).ok().flatten()?;
-                images.lease(&owner, &image.id).ok()?;
-                if asked.strong_count() == 0 {
-                    // The task was stopped and may have released its images before this one.
-                    images.release(&owner).ok()?;
-                }
-                Some(image)
-            });
-            match cached.await.ok().flatten() {
-                Some(image) => {
-                    tracing::warn!(task = %parts.id, container = container.name, error = %error, "pull failed; using the image that is here");
-                    Ok(image)
-                }
-                None => Err(failed(Box::new(error))),
-            }
+    let error = match parts.pulls.pull(&reference, Some(owner), |_| {}).await {
+        Ok(image) => return Ok(image),
+        Err(error) => error,
+    };
+    // What else is wrong with the store is not told: the pull's own failure is what has to be mended.
+    let Ok(Some(image)) = parts.pulls.images.held(&reference, owner).await else {
+        return Err(failed(advice(&error), Box::new(error)));
+    };
+    tracing::warn!(task = %parts.id, container = container.name, error = chain(&*error), "pull failed; using the image that is here");
+    Ok(image)
+}
+
+/// What ECS tells people to look at first (ecs-semantics 1.14), with the blank behind it.
+fn advice(error: &PullError) -> &'static str {
+    match error {
+        PullError::NotFound { .. } => "The task can’t pull the image. Check whether the image exists. ",
+        PullError::Unauthorized { .. } => {
+            "The task can’t pull the image. Check that the role has the permissions to pull images from the registry. "
         }
+        PullError::Network { .. } => "The task can’t pull the image. Check your network configuration. ",
+        _ => "",
     }
 }
 

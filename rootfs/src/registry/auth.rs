@@ -188,7 +188,7 @@ impl Auth {
         match response.status().as_u16() {
             200 => {}
             400 | 401 | 403 => return Ok(None),
-            status => return Err(RegistryError::Status { url: url.to_string(), status }),
+            _ => return Err(RegistryError::status(url.as_str(), &response)),
         }
         let body = limited_body(response, MAX_TOKEN_BYTES).await?;
         let token: Token = serde_json::from_slice(&body).map_err(RegistryError::Token)?;

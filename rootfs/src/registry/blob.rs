@@ -63,7 +63,7 @@ impl Repository {
                             break;
                         }
                         tracing::debug!(url, received = sink.received(), error = ?failure, "taking the transfer up again");
-                        self.pause(retries).await;
+                        self.pause(retries, &failure).await;
                     }
                     Err(error) => {
                         failure = error;
@@ -87,7 +87,7 @@ impl Repository {
         let mut skip = match response.status() {
             StatusCode::OK => offset,
             StatusCode::PARTIAL_CONTENT if starts_at(&response, offset) => 0,
-            status => return Err(RegistryError::Status { url: url.to_owned(), status: status.as_u16() }),
+            _ => return Err(RegistryError::status(url, &response)),
         };
         while let Some(mut chunk) = response.chunk().await.map_err(RegistryError::Network)? {
             let skipped = skip.min(chunk.len() as u64);

@@ -115,6 +115,11 @@ impl Root {
         Ok(Self { fd: Rc::new(File::open(path)?.into()), last: None, implied: 0 })
     }
 
+    /// The root itself, open.
+    pub(crate) fn directory(&self) -> Rc<OwnedFd> {
+        self.fd.clone()
+    }
+
     /// How many directories were made on the way to entries.
     pub(crate) fn implied(&self) -> u64 {
         self.implied

@@ -2,6 +2,8 @@
 //! by the channel's depth and the decoder's window; nothing is written to a file.
 
 use std::io::{self, BufRead, BufReader, Read};
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
 
 use bytes::Bytes;
 use flate2::bufread::MultiGzDecoder;
@@ -9,6 +11,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc::Receiver;
 
 use crate::digest::Digest;
+use crate::unpack::budget::Budget;
 
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
@@ -97,39 +100,53 @@ impl<R: BufRead> Read for Rewound<R> {
     }
 }
 
-/// Inflates by the first bytes: media types are often wrong about compression, the magic numbers never.
-pub(crate) fn inflate<'a>(mut blob: impl BufRead + 'a) -> io::Result<Box<dyn Read + 'a>> {
-    let mut head = Vec::with_capacity(ZSTD_MAGIC.len());
-    blob.by_ref().take(ZSTD_MAGIC.len() as u64).read_to_end(&mut head)?;
-    let (gzip, zstd) = (head.starts_with(&GZIP_MAGIC), head == ZSTD_MAGIC || head.ends_with(&ZSTD_SKIPPABLE));
-    let whole = Rewound { head: io::Cursor::new(head), rest: blob };
-    if gzip {
-        Ok(Box::new(MultiGzDecoder::new(whole)))
-    } else if zstd {
-        let mut decoder = zstd::stream::read::Decoder::with_buffer(whole)?;
-        decoder.window_log_max(ZSTD_WINDOW_LOG)?;
-        Ok(Box::new(decoder))
+/// A compression that layers and archives have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Compression {
+    Gzip,
+    Zstd,
+}
+
+/// How what begins with these four bytes is compressed: media types are often wrong about it, the magic numbers never.
+pub(crate) fn compression(head: &[u8]) -> Option<Compression> {
+    if head.starts_with(&GZIP_MAGIC) {
+        Some(Compression::Gzip)
     } else {
-        Ok(Box::new(whole))
+        (head == ZSTD_MAGIC || head.ends_with(&ZSTD_SKIPPABLE)).then_some(Compression::Zstd)
     }
 }
 
-/// The uncompressed tar stream, digested for the diff id and bounded.
-pub(crate) struct Plain<R> {
+/// Inflates by the first bytes.
+pub(crate) fn inflate<'a>(mut blob: impl BufRead + 'a) -> io::Result<Box<dyn Read + 'a>> {
+    let mut head = Vec::with_capacity(ZSTD_MAGIC.len());
+    blob.by_ref().take(ZSTD_MAGIC.len() as u64).read_to_end(&mut head)?;
+    let compression = compression(&head);
+    let whole = Rewound { head: io::Cursor::new(head), rest: blob };
+    match compression {
+        Some(Compression::Gzip) => Ok(Box::new(MultiGzDecoder::new(whole))),
+        Some(Compression::Zstd) => {
+            let mut decoder = zstd::stream::read::Decoder::with_buffer(whole)?;
+            decoder.window_log_max(ZSTD_WINDOW_LOG)?;
+            Ok(Box::new(decoder))
+        }
+        None => Ok(Box::new(whole)),
+    }
+}
+
+/// The uncompressed tar stream, digested for the diff id and paid for.
+pub(crate) struct Plain<'a, R> {
     inner: BufReader<R>,
     hasher: Sha256,
     read: u64,
-    limit: u64,
+    budget: &'a Budget,
+    /// A directory of the file system that what is read goes to.
+    directory: Rc<OwnedFd>,
 }
 
-/// The stream is longer than the limit: a decompression bomb, or a limit that wants raising.
-#[derive(Debug, thiserror::Error)]
-#[error("more than {0} bytes when uncompressed")]
-pub(crate) struct TooLong(pub(crate) u64);
-
-impl<R: Read> Plain<R> {
-    pub(crate) fn new(inner: R, limit: u64) -> Self {
-        Self { inner: BufReader::with_capacity(BUFFER, inner), hasher: Sha256::new(), read: 0, limit }
+impl<'a, R: Read> Plain<'a, R> {
+    pub(crate) fn new(inner: R, budget: &'a Budget, directory: Rc<OwnedFd>) -> Self {
+        let inner = BufReader::with_capacity(BUFFER, inner);
+        Self { inner, hasher: Sha256::new(), read: 0, budget, directory }
     }
 
     /// Reads what follows the tar's end (padding, as a rule) into the digest and answers it.
@@ -140,13 +157,13 @@ impl<R: Read> Plain<R> {
     }
 }
 
-impl<R: Read> Read for Plain<R> {
+impl<R: Read> Read for Plain<'_, R> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let amount = self.inner.read(out)?;
+        let before = self.read;
         self.read += amount as u64;
-        if self.read > self.limit {
-            return Err(io::Error::other(TooLong(self.limit)));
-        }
+        self.budget.bytes(amount as u64).map_err(io::Error::other)?;
+        self.budget.disk(&*self.directory, before, self.read).map_err(io::Error::other)?;
         self.hasher.update(&out[..amount]);
         Ok(amount)
     }

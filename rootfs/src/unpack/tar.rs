@@ -196,10 +196,19 @@ impl<R: Read> Tar<R> {
         self.padding = (BLOCK - size % BLOCK) % BLOCK;
     }
 
+    /// Where in the stream the current member's data begins, before any of it was read.
+    pub(crate) fn position(&self) -> u64 {
+        self.position
+    }
+
     fn skip_rest(&mut self) -> Result<(), TarError> {
+        self.skip_data(|inner, left| io::copy(&mut inner.take(left), &mut io::sink()))
+    }
+
+    /// Leaves out the current member's data by the stream's own means, which answer how much they left out.
+    pub(crate) fn skip_data(&mut self, skip: impl FnOnce(&mut R, u64) -> io::Result<u64>) -> Result<(), TarError> {
         let (data, padding) = (std::mem::take(&mut self.data), std::mem::take(&mut self.padding));
-        let left = data + padding;
-        let skipped = io::copy(&mut self.inner.by_ref().take(left), &mut io::sink()).map_err(TarError::Read)?;
+        let skipped = skip(&mut self.inner, data + padding).map_err(TarError::Read)?;
         self.position += skipped;
         // Some writers (umoci's insert) end with the last byte of the last file, and docker takes that.
         if skipped >= data { Ok(()) } else { Err(TarError::Truncated) }

@@ -7,6 +7,7 @@ use ::tar::{Builder, EntryType, Header};
 use tempfile::TempDir;
 
 use super::*;
+use crate::images::Limits;
 
 /// A tar being written by hand, so that it can hold what no honest tool writes.
 struct Hand(Builder<Vec<u8>>);
@@ -54,7 +55,7 @@ impl Hand {
     }
 
     fn unpack(self) -> (TempDir, Result<Unpacked, UnpackError>) {
-        unpack(&self.0.into_inner().unwrap(), Bounds { bytes: 1 << 20, entries: 1000 })
+        unpack(&self.0.into_inner().unwrap(), (1 << 20, 1000))
     }
 
     fn unpack_ok(self) -> TempDir {
@@ -84,7 +85,8 @@ fn header(name: &str, kind: EntryType, size: u64) -> Header {
     header
 }
 
-fn unpack(blob: &[u8], bounds: Bounds) -> (TempDir, Result<Unpacked, UnpackError>) {
+fn unpack(blob: &[u8], (max_image_bytes, max_image_files): (u64, u64)) -> (TempDir, Result<Unpacked, UnpackError>) {
+    let budget = Budget::new(&Limits { max_image_bytes, max_image_files, ..Limits::default() });
     let dir = tempfile::tempdir().unwrap();
     let (send, receive) = tokio::sync::mpsc::channel(1);
     let outcome = std::thread::scope(|scope| {
@@ -95,7 +97,7 @@ fn unpack(blob: &[u8], bounds: Bounds) -> (TempDir, Result<Unpacked, UnpackError
                 }
             }
         });
-        run(receive, dir.path(), bounds)
+        run(receive, dir.path(), &budget)
     });
     if outcome.unpacked.is_ok() {
         assert_eq!((outcome.blob, outcome.blob_bytes), (Digest::of(blob), blob.len() as u64));
@@ -280,14 +282,14 @@ fn odd_names_and_types_are_refused_by_name() {
 
 #[test]
 fn bombs_are_bounded() {
-    let bounds = Bounds { bytes: 100 << 10, entries: 3 };
+    let bounds = (100 << 10, 3);
     let mut zeros = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
     io::Write::write_all(&mut zeros, header("zeros", EntryType::Regular, 1 << 30).as_bytes()).unwrap();
     io::copy(&mut io::repeat(0).take(64 << 20), &mut zeros).unwrap();
     let (_dir, unpacked) = unpack(&zeros.finish().unwrap(), bounds);
-    assert!(matches!(unpacked, Err(UnpackError::TooLong(_))), "{unpacked:?}");
+    assert!(matches!(unpacked, Err(UnpackError::Limit(LimitError::Bytes(_)))), "{unpacked:?}");
     let many = Hand::new().dir("a").dir("b").dir("c").dir("d").0.into_inner().unwrap();
-    assert!(matches!(unpack(&many, bounds).1, Err(UnpackError::TooManyEntries(3))));
+    assert!(matches!(unpack(&many, bounds).1, Err(UnpackError::Limit(LimitError::Files(3)))));
 }
 
 #[test]
@@ -302,22 +304,19 @@ fn compressions_are_told_by_their_first_bytes_and_trailing_data_counts() {
     let members = [gzip(&tar[..700]), gzip(&tar[700..])].concat();
     let frames = [zstd::encode_all(&tar[..700], 1).unwrap(), zstd::encode_all(&tar[700..], 1).unwrap()].concat();
     for blob in [tar.clone(), gzip(&tar), members, frames] {
-        let (dir, unpacked) = unpack(&blob, Bounds { bytes: 1 << 20, entries: 10 });
+        let (dir, unpacked) = unpack(&blob, (1 << 20, 10));
         let unpacked = unpacked.unwrap();
         assert_eq!((unpacked.diff_id, unpacked.bytes, unpacked.entries), (Digest::of(&tar), 4, 1));
         assert_eq!(text(&dir, "a"), "text");
     }
     let cut = gzip(&tar);
-    assert!(matches!(
-        unpack(&cut[..cut.len() / 2], Bounds { bytes: 1 << 20, entries: 10 }).1,
-        Err(UnpackError::Tar(_))
-    ));
+    assert!(matches!(unpack(&cut[..cut.len() / 2], (1 << 20, 10)).1, Err(UnpackError::Tar(_))));
 }
 
 #[test]
 fn directories_that_entries_imply_are_counted() {
     let deep = |first: u32| format!("{first}/{}x", "d/".repeat(40));
     let tar = (0..30).fold(Hand::new(), |tar, first| tar.file(&deep(first), ""));
-    assert!(matches!(tar.unpack().1, Err(UnpackError::TooManyEntries(1000))));
+    assert!(matches!(tar.unpack().1, Err(UnpackError::Limit(LimitError::Files(1000)))));
     (0..20).fold(Hand::new(), |tar, first| tar.file(&deep(first), "")).unpack_ok();
 }

@@ -68,6 +68,7 @@ pub(crate) fn noise(length: usize) -> Vec<u8> {
 pub(crate) struct Made {
     pub(crate) blobs: BTreeMap<String, Vec<u8>>,
     pub(crate) manifest: Vec<u8>,
+    pub(crate) config: Vec<u8>,
     pub(crate) layers: Vec<Layer>,
 }
 
@@ -85,9 +86,18 @@ impl Made {
         Self::with_diff_ids(layers, &diff_ids)
     }
 
+    pub(crate) fn for_platform(architecture: &str, layers: Vec<Layer>) -> Self {
+        let diff_ids: Vec<String> = layers.iter().map(|layer| digest(&layer.tar)).collect();
+        Self::make(architecture, layers, &diff_ids)
+    }
+
     pub(crate) fn with_diff_ids(layers: Vec<Layer>, diff_ids: &[String]) -> Self {
+        Self::make("amd64", layers, diff_ids)
+    }
+
+    fn make(architecture: &str, layers: Vec<Layer>, diff_ids: &[String]) -> Self {
         let config = json!({
-            "architecture": "amd64", "os": "linux", "config": {"Cmd": ["/bin/true"], "Env": ["A=b"]},
+            "architecture": architecture, "os": "linux", "config": {"Cmd": ["/bin/true"], "Env": ["A=b"]},
             "rootfs": {"type": "layers", "diff_ids": diff_ids},
         });
         let config = config.to_string().into_bytes();
@@ -97,9 +107,9 @@ impl Made {
             "config": descriptor("application/vnd.oci.image.config.v1+json", &config), "layers": descriptors,
         });
         let manifest = manifest.to_string().into_bytes();
-        let contents = layers.iter().map(|layer| layer.blob.clone()).chain([config, manifest.clone()]);
+        let contents = layers.iter().map(|layer| layer.blob.clone()).chain([config.clone(), manifest.clone()]);
         let blobs = contents.map(|bytes| (digest(&bytes), bytes)).collect();
-        Self { blobs, manifest, layers }
+        Self { blobs, manifest, config, layers }
     }
 
     /// Adds the image to an OCI layout, replacing what had the tag.

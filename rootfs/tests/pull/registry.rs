@@ -130,7 +130,7 @@ async fn a_pushed_image_arrives_as_umoci_unpacks_it() {
     assert_eq!(layers_on_disk(&dir), 2);
     let missing = format!("{}/team/app:none", registry.host).parse().unwrap();
     let error = images.pull(&missing, None, |_| {}).await.unwrap_err();
-    assert!(matches!(error, PullError::NotFound { .. }), "{error:?}");
+    assert!(matches!(*error, PullError::NotFound { .. }), "{error:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -152,7 +152,7 @@ async fn a_registry_with_passwords_lets_in_who_has_one() {
     for config in [with(None), with(Some("neargate"))] {
         let (_dir, images) = store(config);
         let error = images.pull(&reference, None, |_| {}).await.unwrap_err();
-        assert!(matches!(error, PullError::Unauthorized { .. }), "{error:?}");
+        assert!(matches!(*error, PullError::Unauthorized { .. }), "{error:?}");
     }
     put(&password_file, b"secret\n");
     let (_dir, images) = store(with(Some("neargate")));
@@ -195,7 +195,7 @@ async fn a_registry_proves_who_it_is() {
     };
     let (dir, images) = store(trusting(others.path()));
     let error = images.pull(&reference, None, |_| {}).await.unwrap_err();
-    assert!(matches!(error, PullError::Network { .. }), "{error:?}");
+    assert!(matches!(*error, PullError::Network { .. }), "{error:?}");
     assert_eq!((layers_on_disk(&dir), images.list().unwrap().len()), (0, 0));
     let (_dir, images) = store(trusting(certificates.path()));
     let image = images.pull(&reference, None, |_| {}).await.unwrap();

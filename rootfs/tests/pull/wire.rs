@@ -1,127 +1,16 @@
 //! A registry that breaks connections, stalls and lies.
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rootfs::{Config, Limits, PullError, Reference, RegistryConfig};
+use rootfs::{Config, PullError, Reference, RegistryConfig};
 use serde_json::json;
 
 use crate::harness::{Layer, Made, digest, files, layers_on_disk, noise, put, store};
+use crate::server::{Reply, Request, Server, honest, quick};
 
-/// What came in: path with query, and headers in lower case.
-#[derive(Debug, Clone)]
-struct Request {
-    path: String,
-    headers: Vec<(String, String)>,
-}
-
-impl Request {
-    fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
-    }
-}
-
-/// What goes out; `sent` bytes of the body only, then the connection ends or, when `stalls`, nothing more happens.
-#[derive(Default)]
-struct Reply {
-    status: u16,
-    headers: Vec<(&'static str, String)>,
-    body: Vec<u8>,
-    sent: Option<usize>,
-    stalls: bool,
-}
-
-impl Reply {
-    fn ok(body: &[u8]) -> Self {
-        Self { status: 200, body: body.to_vec(), ..Self::default() }
-    }
-
-    fn status(status: u16) -> Self {
-        Self { status, ..Self::default() }
-    }
-}
-
-/// A server for one test; its threads end with the test's process.
-struct Server {
-    host: String,
-    requests: Arc<Mutex<Vec<Request>>>,
-}
-
-impl Server {
-    /// The handler gets each request and how many came before it for the same path.
-    fn start(handler: impl Fn(&Request, usize) -> Reply + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let host = listener.local_addr().unwrap().to_string();
-        let requests = Arc::new(Mutex::new(Vec::<Request>::new()));
-        let (seen, handler) = (requests.clone(), Arc::new(handler));
-        std::thread::spawn(move || {
-            for stream in listener.incoming().map_while(Result::ok) {
-                let (seen, handler) = (seen.clone(), handler.clone());
-                std::thread::spawn(move || serve(stream, &seen, &*handler));
-            }
-        });
-        Self { host, requests }
-    }
-
-    fn reference(&self) -> Reference {
-        format!("{}/app:v1", self.host).parse().unwrap()
-    }
-
-    fn asked_for(&self, part: &str) -> Vec<Request> {
-        self.requests.lock().unwrap().iter().filter(|request| request.path.contains(part)).cloned().collect()
-    }
-}
-
-fn serve(mut stream: TcpStream, seen: &Mutex<Vec<Request>>, handler: &dyn Fn(&Request, usize) -> Reply) {
-    let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
-    let Some(first) = lines.next() else { return };
-    let path = first.split(' ').nth(1).unwrap_or_default().to_owned();
-    let headers = lines
-        .take_while(|line| !line.is_empty())
-        .filter_map(|line| line.split_once(": ").map(|(key, value)| (key.to_ascii_lowercase(), value.to_owned())));
-    let request = Request { path, headers: headers.collect() };
-    let earlier = {
-        let mut seen = seen.lock().unwrap();
-        let earlier = seen.iter().filter(|other| other.path == request.path).count();
-        seen.push(request.clone());
-        earlier
-    };
-    let reply = handler(&request, earlier);
-    let mut head =
-        format!("HTTP/1.1 {} X\r\nContent-Length: {}\r\nConnection: close\r\n", reply.status, reply.body.len());
-    reply.headers.iter().for_each(|(key, value)| head += &format!("{key}: {value}\r\n"));
-    let body = &reply.body[..reply.sent.unwrap_or(reply.body.len())];
-    // The client may hang up early; that is its right.
-    let sent = stream.write_all(format!("{head}\r\n").as_bytes()).and_then(|()| stream.write_all(body));
-    if sent.is_ok() && reply.stalls {
-        // Until the client gives up and closes.
-        std::io::copy(&mut stream, &mut std::io::sink()).ok();
-    }
-}
-
-/// The honest answer.
-fn honest(made: &Made, request: &Request) -> Reply {
-    let name = request.path.rsplit('/').next().unwrap_or_default();
-    match made.blobs.get(name) {
-        _ if name == "v1" => Reply::ok(&made.manifest),
-        Some(bytes) => Reply::ok(bytes),
-        None => Reply::status(404),
-    }
-}
-
-fn quick() -> Config {
-    let limits = Limits {
-        stall_timeout: Duration::from_millis(500),
-        retries: 2,
-        backoff: Duration::from_millis(1),
-        ..Limits::default()
-    };
-    Config { limits, ..Config::default() }
-}
-
-fn big() -> (Made, String) {
+/// An image of one layer that takes several chunks, and that layer's digest.
+pub(crate) fn big() -> (Made, String) {
     let made = Made::new(vec![Layer::gzip(files(&[("big", &noise(600_000))]))]);
     let layer = digest(&made.layers[0].blob);
     (made, layer)
@@ -175,7 +64,7 @@ async fn a_source_that_never_gets_anywhere_is_given_up() {
     });
     let (dir, images) = store(quick());
     let error = images.pull(&server.reference(), None, |_| {}).await.unwrap_err();
-    assert!(matches!(error, PullError::Network { .. }), "{error:?}");
+    assert!(matches!(*error, PullError::Network { .. }), "{error:?}");
     assert_eq!(server.asked_for(&layer).len(), 3);
     assert_eq!(layers_on_disk(&dir), 0);
 }
@@ -262,7 +151,7 @@ async fn a_token_is_fetched_with_the_password_and_used() {
     assert!(tokens[0].path.contains("service=reg") && tokens[0].path.contains("repository%3Aapp%3Apull"), "{tokens:?}");
     let (_dir, anonymous) = store(quick());
     let error = anonymous.pull(&server.reference(), None, |_| {}).await.unwrap_err();
-    assert!(matches!(error, PullError::Unauthorized { .. }), "{error:?}");
+    assert!(matches!(*error, PullError::Unauthorized { .. }), "{error:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
