@@ -23,7 +23,7 @@ const SEEDS: [&str; 5] = [
     include_str!("../../examples/hello.json"),
     include_str!("../../examples/web.json"),
     include_str!("../../examples/depends-on.json"),
-    r#"{"taskDefinition":{"family":"f","revision":3,"requiresCompatibilities":["FARGATE"],"cpu":".25 vCPU","memory":"0.5GB",
+    r#"{"taskDefinition":{"family":"f","revision":3,"requiresCompatibilities":["FARGATE"],"ephemeralStorage":{"sizeInGiB":21},"cpu":".25 vCPU","memory":"0.5GB",
         "networkMode":"awsvpc","containerDefinitions":[{"name":"c","image":"i","ulimits":[{"name":"nofile","softLimit":-1,
         "hardLimit":-1}],"linuxParameters":{"capabilities":{"add":["ALL"]},"tmpfs":[]},"healthCheck":{"command":["CMD"]}}]},
         "tags":[]}"#,

@@ -60,7 +60,8 @@ fn look(shared: &Shared) {
     let history = &shared.config.history;
     let mut forgotten = Vec::new();
     for (id, record) in shared.records() {
-        if !record.is_stopped() {
+        // What is left of a sandbox may hold the task's disk: it goes first.
+        if !record.is_stopped() || record.sandbox_left {
             continue;
         }
         let age = now - record.task.stopped_at();
