@@ -14,7 +14,7 @@ use nix::unistd::read;
 use super::log::{Log, Stream};
 use super::sessions::{Interest, Sessions};
 use super::{MonitorError, Started, kernel};
-use crate::sys::pidfd;
+use crate::sys::{memory, pidfd};
 
 /// Bytes read at once.
 pub(super) const CHUNK: usize = 16 * 1024;
@@ -24,6 +24,9 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a client may take to read the last of a container that has ended.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// After so long without any event the loop takes its container for a quiet one, and keeps no memory for the next.
+const REST: Duration = Duration::from_secs(5);
 
 /// What a ready descriptor is.
 enum Source {
@@ -45,6 +48,7 @@ pub(super) fn until_exit(
     let init = started.running.pidfd.as_fd();
     let mut open: Vec<bool> = vec![true; started.outputs.len()];
     let mut buffer = [0; CHUNK];
+    let mut rests_at = Some(Instant::now() + REST);
     loop {
         let mut sources = vec![Source::Exit, Source::Signals];
         let mut watched = vec![PollFd::new(init, PollFlags::POLLIN), PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
@@ -60,10 +64,17 @@ pub(super) fn until_exit(
             sources.push(Source::Session(interest));
             watched.push(PollFd::new(descriptor, flags));
         }
-        match poll(&mut watched, until(sessions.deadline())) {
+        let deadline = sessions.deadline().into_iter().chain(rests_at).min();
+        let events = match poll(&mut watched, until(deadline)) {
             Err(Errno::EINTR) => continue,
             other => other.map_err(kernel("wait for events"))?,
         };
+        if events > 0 {
+            rests_at = Some(Instant::now() + REST);
+        } else if rests_at.is_some_and(|at| at <= Instant::now()) {
+            rests_at = None;
+            memory::give_back();
+        }
         let ready: Vec<bool> = watched.iter().map(|watched| watched.any().unwrap_or(true)).collect();
         drop(watched);
         let mut exited = false;

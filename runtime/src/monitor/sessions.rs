@@ -17,7 +17,6 @@ use super::not_executed;
 use super::protocol::{INVALID_REQUEST, Kind, Request, SESSION_LIMIT, SessionKey, UNKNOWN_SESSION};
 use crate::cli::report::chain;
 use crate::container::exec::{ExecError, ExecTarget};
-use crate::sys::memory;
 use command::{Command, Ending};
 use connection::{Connection, State};
 use session::{Body, Session};
@@ -191,7 +190,7 @@ impl<'a> Sessions<'a> {
             connection.send();
         }
         self.newcomers.retain(|connection| connection.as_ref().is_some_and(|connection| !connection.is_over()));
-        let (mut index, mut was_client) = (0, false);
+        let mut index = 0;
         while index < self.sessions.len() {
             let session = &mut self.sessions[index];
             session.progress();
@@ -200,7 +199,6 @@ impl<'a> Sessions<'a> {
                 continue;
             }
             let session = self.sessions.swap_remove(index);
-            was_client |= session.key.is_some();
             // A client that detaches is answered first.
             let answered = |known: &Connection| known.state == State::Finished && !known.is_over();
             self.newcomers.extend(session.connection.filter(answered).map(Some));
@@ -209,10 +207,6 @@ impl<'a> Sessions<'a> {
             }
         }
         self.endings.retain_mut(|ending| !ending.is_over(now));
-        if was_client && self.sessions.is_empty() {
-            // What the last one needed: there may be thousands of us.
-            memory::give_back();
-        }
     }
 
     /// A connection without a session: its request, or its end.
