@@ -1,11 +1,17 @@
 //! What tasks use, as GetStats and `neargate stats` tell it of real containers that do something on purpose.
 
+use std::fs::File;
+use std::io::Read as _;
+use std::process::Stdio;
+use std::sync::mpsc;
 use std::time::Duration;
 
+use nix::pty::openpty;
 use proto::v1::observation_service_client::ObservationServiceClient;
 use proto::v1::{ContainerStats, GetStatsRequest, GetStatsResponse, TaskStats, Usage};
 use serde_json::{Value, json};
 use system_tests::TestHost;
+use system_tests::binaries::built;
 use system_tests::definition::{shell, task, with};
 use system_tests::eventually;
 use tokio_stream::StreamExt as _;
@@ -129,4 +135,38 @@ fn the_command_line_shows_a_table_or_json() {
     let answer: Value = serde_json::from_slice(&answer.stdout).unwrap();
     assert_eq!(answer["tasks"][0]["taskArn"].as_str(), Some(arn.as_str()));
     assert!(answer["tasks"][0]["containers"][0]["usage"]["cpuPercent"].is_number(), "{answer}");
+}
+
+#[test]
+fn on_a_terminal_the_table_is_drawn_again_in_place() {
+    let host = TestHost::start();
+    let arn = host.run(&task("live", &[shell("live", &host.image("base"), "sleep 1000")]));
+    host.running(&arn);
+    let pty = openpty(None, None).unwrap();
+    let mut command = std::process::Command::new(built("neargate"));
+    command.env("NEARGATE_SOCKET", host.root().join("run/neargated.sock")).args(["stats", "--interval", "0.2"]);
+    let mut live = command.stdin(Stdio::null()).stdout(pty.slave).stderr(Stdio::null()).spawn().unwrap();
+    // The command holds the terminal open too.
+    drop(command);
+    let (tell, told) = mpsc::channel();
+    let mut screen = File::from(pty.master);
+    std::thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok(length) = screen.read(&mut buffer) {
+            if length == 0 || tell.send(buffer[..length].to_vec()).is_err() {
+                return;
+            }
+        }
+    });
+    let mut drawn = String::new();
+    while drawn.matches("\x1b[H").count() < 3 {
+        let more = told.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("it is not drawn again: {drawn:?}"));
+        drawn.push_str(&String::from_utf8_lossy(&more));
+    }
+    let tables: Vec<&str> = drawn.split("\x1b[H").collect();
+    assert!(tables[1].contains(" live ") && tables[1].contains(" - / -"), "the first tells no speed: {drawn:?}");
+    assert!(tables[2].contains("% / -"), "the second does: {drawn:?}");
+    assert!(tables[2].ends_with("\x1b[J"), "what was below is cleared: {drawn:?}");
+    live.kill().unwrap();
+    live.wait().unwrap();
 }
