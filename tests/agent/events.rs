@@ -9,10 +9,10 @@ use std::time::Duration;
 use proto::v1::observation_service_client::ObservationServiceClient;
 use proto::v1::{Event, EventPosition, RunTaskRequest, WatchEventsRequest};
 use serde_json::{Value, json};
-use system_tests::TestHost;
 use system_tests::binaries::built;
 use system_tests::definition::{shell, task, with};
 use system_tests::host::id;
+use system_tests::{TestHost, eventually};
 use tokio_stream::StreamExt as _;
 use tonic::{Code, Status};
 
@@ -228,9 +228,13 @@ fn the_command_line_tells_a_line_each_and_refuses_what_is_none() {
     let host = TestHost::start();
     let ended = host.run_to_end(&task("line", &[shell("c", &host.image("base"), "exit 7")]));
     let short = &id(ended.task_arn())[..8];
-    let told = host.cli(&["events", "--since", "10m", "--until", "0s", "--filter", &format!("task={short}")]);
-    assert!(told.status.success(), "{told:?}");
-    let text = String::from_utf8(told.stdout).unwrap();
+    // The end is told a moment after it can be seen.
+    let text = eventually("its end is told", Duration::from_secs(60), || {
+        let told = host.cli(&["events", "--since", "10m", "--until", "0s", "--filter", &format!("task={short}")]);
+        assert!(told.status.success(), "{told:?}");
+        let text = String::from_utf8(told.stdout).unwrap();
+        text.contains(" status=STOPPED").then_some(text)
+    });
     let exited =
         format!(" CONTAINER_EXITED task={} definition=line:1 container=c exit=7 image=", &id(ended.task_arn())[..12]);
     assert!(text.lines().any(|line| line.contains(&exited)), "{exited} is not in\n{text}");

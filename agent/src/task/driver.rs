@@ -277,8 +277,10 @@ impl<S: Sandbox + Clone> Driver<S> {
         let saved =
             tokio::task::spawn_blocking(move || shared.store.put_task(shared.names.cluster(), &id, &record)).await;
         drop(storing);
-        let before = self.publish.send_replace(Arc::new(self.record.clone()));
+        let before = self.publish.borrow().clone();
+        // Before it is seen: whoever sees it may look at the figures next.
         self.shared.metrics.changed(&before, &self.record);
+        self.publish.send_replace(Arc::new(self.record.clone()));
         for event in self.news.drain(..).chain(events::task::between(&before, &self.record)) {
             self.shared.events.tell(event);
         }

@@ -228,9 +228,9 @@ impl<S: Sandbox + Clone> Driver<S> {
         if known.iter().all(up) && !self.is_stopping() {
             self.record.task.started_at.get_or_insert(now());
             if self.change(Event::Up) {
+                self.shared.metrics.started(&self.timing);
                 self.save().await;
                 self.timing.close();
-                self.shared.metrics.started(&self.timing);
             }
         }
     }
