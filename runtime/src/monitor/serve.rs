@@ -23,7 +23,7 @@ pub(super) const CHUNK: usize = 16 * 1024;
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a client may take to read the last of a container that has ended.
-const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// After so long without any event the loop takes its container for a quiet one, and keeps no memory for the next.
 const REST: Duration = Duration::from_secs(5);
