@@ -45,6 +45,11 @@ fn definitions_take_the_images_that_can_be_pulled() {
         "oci:latest",
         "a@sha256:12",
         "a b",
+        "docker-archive:/a.tar",
+        "docker-archive:a/b.tar",
+        "docker-archive:/a.tar:V1",
+        "docker-archive:/a.tar:b c",
+        "docker-archive:/a.tar:b/c:d",
         "a_b.c/d",
         "a.b.c/d",
     ] {

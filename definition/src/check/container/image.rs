@@ -7,8 +7,10 @@ use crate::problem::Problems;
 const MAX_NAME: usize = 255;
 /// OCI distribution-spec, "Pulling manifests".
 const MAX_TAG: usize = 128;
-/// Images of this host, by absolute path.
-const LOCAL: [&str; 2] = ["oci:", "docker-archive:"];
+/// A layout's directory and a tag.
+const LAYOUT: &str = "oci:";
+/// A file and a name, which has colons of its own.
+const ARCHIVE: &str = "docker-archive:";
 
 pub(super) fn check(problems: &mut Problems, path: &str, image: Option<&str>) -> String {
     let path = format!("{path}.image");
@@ -22,23 +24,24 @@ pub(super) fn check(problems: &mut Problems, path: &str, image: Option<&str>) ->
 }
 
 fn judge(image: &str) -> Result<(), &'static str> {
-    // A name without a slash after it is a repository called `oci`.
-    let local = LOCAL.iter().find_map(|prefix| image.strip_prefix(prefix)).filter(|rest| rest.contains('/'));
-    match local {
-        Some(place) => file(place),
-        None => registry(image),
+    // Without a slash after it, it is a repository called `oci`.
+    let local = |scheme| image.strip_prefix(scheme).filter(|rest| rest.contains('/'));
+    if let Some(place) = local(LAYOUT) {
+        let tagged = place.rsplit_once(':').filter(|(_, tag)| !tag.contains('/'));
+        let (directory, tag) = tagged.map_or((place, None), |(directory, tag)| (directory, Some(tag)));
+        absolute(directory)?;
+        if tag.is_some_and(|tag| !is_tag(tag)) { Err(TAG) } else { Ok(()) }
+    } else if let Some(place) = local(ARCHIVE) {
+        let (file, name) = place.split_once(':').map_or((place, None), |(file, name)| (file, Some(name)));
+        absolute(file)?;
+        name.filter(|name| !is_tag(name)).map_or(Ok(()), registry)
+    } else {
+        registry(image)
     }
 }
 
-fn file(place: &str) -> Result<(), &'static str> {
-    let (path, tag) = match place.rsplit_once(':') {
-        Some((path, tag)) if !tag.contains('/') => (path, Some(tag)),
-        _ => (place, None),
-    };
-    if !path.starts_with('/') || path.contains('\0') {
-        return Err("is not an absolute path of this host");
-    }
-    if tag.is_some_and(|tag| !is_tag(tag)) { Err(TAG) } else { Ok(()) }
+fn absolute(path: &str) -> Result<(), &'static str> {
+    if path.starts_with('/') && !path.contains('\0') { Ok(()) } else { Err("is not an absolute path of this host") }
 }
 
 const TAG: &str = "has a tag that is not 1 to 128 of letters, digits, _ . and -";
@@ -132,6 +135,7 @@ mod tests {
             "oci:latest",
             "oci:/srv/layout:v1",
             "docker-archive:/srv/image.tar",
+            "docker-archive:/srv/image.tar:localhost:5000/app:v1",
             &digest,
             &long,
         ] {
