@@ -7,6 +7,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use system_tests::TestHost;
+use system_tests::binaries::workspace;
 use system_tests::definition::{shell, task};
 use system_tests::eventually;
 use system_tests::host::id;
@@ -48,6 +49,7 @@ fn scrape(host: &TestHost) -> BTreeMap<String, f64> {
     let (head, text) = get(&address(host), "/metrics");
     assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
     assert!(head.to_lowercase().contains("content-type: text/plain; version=0.0.4"), "{head}");
+    let documented = std::fs::read_to_string(workspace().join("docs/metrics.md")).unwrap();
     let (mut kinds, mut helps, mut samples) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
     for line in text.lines() {
         if let Some(rest) = line.strip_prefix("# HELP ") {
@@ -56,6 +58,7 @@ fn scrape(host: &TestHost) -> BTreeMap<String, f64> {
         } else if let Some(rest) = line.strip_prefix("# TYPE ") {
             let (name, kind) = rest.split_once(' ').expect("a type");
             assert!(["counter", "gauge", "histogram"].contains(&kind), "{line}");
+            assert!(documented.contains(&format!("`{name}`")), "not in docs/metrics.md: {line}");
             assert!(kinds.insert(name.to_owned(), kind.to_owned()).is_none(), "twice: {line}");
         } else {
             let (series, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("no sample: {line}"));
