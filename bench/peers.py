@@ -92,7 +92,7 @@ def neargate(directory, address):
     host.root.mkdir(parents=True)
     config = directory / "neargated.toml"
     # As the peers: what is here is not asked for again.
-    config.write_text(f'[registries."{address}"]\nplain_http = true\n')
+    config.write_text(f'[images]\npull_behavior = "once"\n[registries."{address}"]\nplain_http = true\n')
     command = [RELEASE / "neargated", "--root", host.root, "--config", config]
     ready = lambda: host.socket.exists() and subprocess.run(host.command("host"), capture_output=True).returncode == 0
     with daemon(command, directory, ready, "neargated") as process:

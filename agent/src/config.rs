@@ -18,7 +18,7 @@ use std::{
 
 use serde::Deserialize;
 
-pub use images::ImagesConfig;
+pub use images::{ImagesConfig, PullBehavior};
 
 /// What the agent runs with. Made by [`Config::read`] or [`Config::load`]; `root`, `socket` and `runtime`
 /// come from the command line.
@@ -385,6 +385,7 @@ mod tests {
                 "low_disk_mib",
                 "max_image_files",
                 "max_image_mib",
+                "pull_behavior",
                 "pull_timeout_secs",
                 "retries",
             ]

@@ -1,6 +1,7 @@
 //! Images that many tasks want at once, and images that none wants any more.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
@@ -80,4 +81,28 @@ fn images_that_no_task_uses_go_when_they_are_old_enough() {
     eventually("so does what was used", PATIENCE, || (host.image_names() == [kept.clone()]).then_some(()));
     let words = host.last_words();
     assert!(words.contains("removed an image that nobody uses"), "{words}");
+}
+
+#[test]
+fn the_registry_is_asked_when_pull_behavior_says() {
+    let scratch = tempfile::tempdir().unwrap();
+    let image = WireImage::copied(&system_tests::TestRegistry::shared().image("base"), &scratch.path().join("base"));
+    let gone = Arc::new(AtomicBool::new(false));
+    let is_gone = gone.clone();
+    let registry = WireRegistry::serve(image, move |_, _| is_gone.load(Ordering::SeqCst).then_some(Fault::Status(404)));
+    let run = |host: &TestHost| host.stopped(&host.run(&task("asks", &[shell("c", &registry.image(), "exit 7")])));
+    for (behavior, asks, runs_without) in
+        [("default", true, true), ("always", true, false), ("once", false, true), ("prefer-cached", false, true)]
+    {
+        gone.store(false, Ordering::SeqCst);
+        let host = TestHost::with(&format!("[images]\npull_behavior = \"{behavior}\"\n"));
+        assert_eq!(run(&host).containers[0].exit_code, Some(7), "{behavior}, and the image is not here");
+        let before = registry.asked_for("").len();
+        assert_eq!(run(&host).containers[0].exit_code, Some(7), "{behavior}");
+        assert_eq!(registry.asked_for("").len() > before, asks, "{behavior}");
+        gone.store(true, Ordering::SeqCst);
+        let last = run(&host);
+        assert_eq!(last.containers[0].exit_code, runs_without.then_some(7), "{behavior}: {}", last.stopped_reason());
+        assert_eq!(last.stopped_reason().starts_with("CannotPullContainerError"), !runs_without, "{behavior}");
+    }
 }

@@ -3,14 +3,13 @@
 
 use std::time::Duration;
 
-use super::{Config, ImagesConfig, Invalid, Problem};
+use super::{Config, ImagesConfig, Invalid, Problem, PullBehavior};
 
 /// Known names whose absence of effect harms nobody: they are told, not refused.
-const NO_EFFECT: [&str; 15] = [
+const NO_EFFECT: [&str; 14] = [
     "ECS_RESERVED_PORTS_UDP",
     "ECS_CONTAINER_START_TIMEOUT",
     "ECS_ENGINE_TASK_CLEANUP_WAIT_DURATION_JITTER",
-    "ECS_IMAGE_PULL_BEHAVIOR",
     // Every image here was pulled by Neargate.
     "ECS_ENABLE_UNTRACKED_IMAGE_CLEANUP",
     "NON_ECS_IMAGE_MINIMUM_CLEANUP_AGE",
@@ -133,6 +132,15 @@ fn images(config: &mut ImagesConfig, get: impl Fn(&str) -> Option<String>, probl
         config.cleanup_interval_minutes = d.as_secs_f64() / 60.0;
         Some(())
     });
+    if let Some(text) = get("ECS_IMAGE_PULL_BEHAVIOR") {
+        match PullBehavior::parse(&text) {
+            Some(behavior) => config.pull_behavior = behavior,
+            None => {
+                let message = format!("\"{text}\" is none of default, always, once and prefer-cached");
+                problem("ECS_IMAGE_PULL_BEHAVIOR", message);
+            }
+        }
+    }
     if let Some(text) = get("ECS_NUM_IMAGES_DELETE_PER_CYCLE") {
         match text.parse() {
             Ok(count) => config.cleanup_per_cycle = count,
@@ -199,6 +207,7 @@ mod tests {
             ("ECS_CONTAINER_STOP_TIMEOUT", "1m30s"),
             ("ECS_ENGINE_TASK_CLEANUP_WAIT_DURATION", "30m"),
             ("ECS_TASK_PIDS_LIMIT", "100"),
+            ("ECS_IMAGE_PULL_BEHAVIOR", "once"),
             ("ECS_IMAGE_PULL_TIMEOUT", "1h"),
             ("ECS_IMAGE_PULL_INACTIVITY_TIMEOUT", "90s"),
             ("ECS_IMAGE_CLEANUP_INTERVAL", "15m"),
@@ -219,6 +228,7 @@ mod tests {
         assert_eq!(config.history.disk_keep(), Duration::from_secs(1_800));
         let keep = vec!["busybox".to_owned(), "my/app:v1".to_owned()];
         let images = ImagesConfig {
+            pull_behavior: PullBehavior::Once,
             pull_timeout_secs: 3_600,
             inactivity_timeout_secs: 90,
             cleanup_interval_minutes: 15.0,
@@ -243,6 +253,7 @@ mod tests {
             ("ECS_DISABLE_PRIVILEGED", "true"),
             ("ECS_IMAGE_CLEANUP_INTERVAL", "0s"),
             ("ECS_IMAGE_PULL_TIMEOUT", "soon"),
+            ("ECS_IMAGE_PULL_BEHAVIOR", "never"),
             ("ECS_DISABLE_IMAGE_CLEANUP", "maybe"),
             ("ECS_EXCLUDE_UNTRACKED_IMAGE", "Busy Box"),
         ])
@@ -255,6 +266,7 @@ mod tests {
                 "ECS_RESERVED_PORTS",
                 "ECS_ENGINE_TASK_CLEANUP_WAIT_DURATION",
                 "ECS_IMAGE_PULL_TIMEOUT",
+                "ECS_IMAGE_PULL_BEHAVIOR",
                 "ECS_DISABLE_IMAGE_CLEANUP",
                 "ECS_DISABLE_PRIVILEGED",
                 "ECS_CLUSTER",

@@ -9,6 +9,8 @@ use super::range;
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ImagesConfig {
+    /// When a task's registry is asked.
+    pub pull_behavior: PullBehavior,
     /// MiB that one pull may unpack.
     pub max_image_mib: u64,
     /// Files and directories that one pull may make.
@@ -38,6 +40,7 @@ pub struct ImagesConfig {
 impl Default for ImagesConfig {
     fn default() -> Self {
         Self {
+            pull_behavior: PullBehavior::Default,
             max_image_mib: 262_144,
             max_image_files: 8_388_608,
             low_disk_mib: 256,
@@ -54,7 +57,39 @@ impl Default for ImagesConfig {
     }
 }
 
+/// When the registry is asked for a task's image (ECS_IMAGE_PULL_BEHAVIOR).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PullBehavior {
+    /// Each time; where that fails, what is here is used.
+    Default,
+    /// Each time; where that fails, so does the task.
+    Always,
+    /// Only for an image that is not here.
+    Once,
+    /// Only for an image that is not here, and none is cleaned up.
+    PreferCached,
+}
+
+impl PullBehavior {
+    /// Reads ECS's word; None for another.
+    pub(super) fn parse(word: &str) -> Option<PullBehavior> {
+        match word {
+            "default" => Some(PullBehavior::Default),
+            "always" => Some(PullBehavior::Always),
+            "once" => Some(PullBehavior::Once),
+            "prefer-cached" => Some(PullBehavior::PreferCached),
+            _ => None,
+        }
+    }
+}
+
 impl ImagesConfig {
+    /// Whether images go that no task uses.
+    pub fn cleans_up(&self) -> bool {
+        self.cleanup && self.pull_behavior != PullBehavior::PreferCached
+    }
+
     /// Every value out of its range, as (key, message).
     pub(super) fn problems(&self) -> Vec<(&'static str, String)> {
         let ranges = [

@@ -54,7 +54,7 @@ pub(super) fn lease_again(images: &Images, task: &TaskId, record: &TaskRecord) {
 /// Cleans up until the agent ends.
 pub(super) async fn run(shared: Arc<Shared>) {
     let images = &shared.config.images;
-    if !images.cleanup {
+    if !images.cleans_up() {
         return;
     }
     let period = Duration::from_secs_f64(images.cleanup_interval_minutes * 60.0);

@@ -130,7 +130,9 @@ impl<S: Sandbox + Clone> Driver<S> {
         let image_ids: Vec<_> = (0..spec.containers.len()).map(|index| self.record.image_id(index)).collect();
         let (image_ids, pulls) = (&image_ids, &shared.pulls());
         let (timing, sandbox) = (&timing, &sandbox);
-        let parts = Parts { pids_limit, id: &id, spec, places, user_base, sandbox, pulls, image_ids, timing };
+        let pull_behavior = shared.config.images.pull_behavior;
+        let parts =
+            Parts { pids_limit, id: &id, spec, places, user_base, sandbox, pulls, pull_behavior, image_ids, timing };
         let provisioning = provision::provision(parts);
         tokio::pin!(provisioning);
         let provided = loop {

@@ -15,6 +15,7 @@ use runtime::cli::report::chain;
 use super::bundle::SHM_BYTES;
 use runtime::sys::prlimit::{self, Limits};
 
+use crate::config::PullBehavior;
 use crate::identity::{TaskId, shortened};
 use crate::pulls::Pulls;
 use crate::sandbox::host::{make_directory, remove_tree};
@@ -224,6 +225,8 @@ pub struct Parts<'a, S> {
     pub sandbox: &'a S,
     /// The way to the host's images.
     pub(crate) pulls: &'a Pulls,
+    /// When a registry is asked.
+    pub pull_behavior: PullBehavior,
     /// By container, what an earlier agent has pulled for this task.
     pub image_ids: &'a [Option<ImageId>],
     /// Where it is told what that takes.
@@ -266,7 +269,7 @@ fn shared_memory_bytes(task: &TaskSpec) -> u64 {
     asked.map_or(SHM_BYTES, |mib| u64::from(mib) << 20)
 }
 
-/// ECS's default: always ask the registry, and use what is here where that fails.
+/// As the configuration's `pull_behavior` says; by default the registry is asked, and what is here used where that fails.
 async fn pull<S>(parts: &Parts<'_, S>, index: usize, container: &ContainerSpec) -> Result<Image, ProvisionError> {
     trace::step(parts.id, Some(&container.name), "pull");
     let _pulling = parts.timing.phase("pull", Some(&container.name));
@@ -281,14 +284,20 @@ async fn pull<S>(parts: &Parts<'_, S>, index: usize, container: &ContainerSpec) 
             return Ok(image);
         }
     }
+    let behavior = parts.pull_behavior;
+    if matches!(behavior, PullBehavior::Once | PullBehavior::PreferCached)
+        && let Ok(Some(image)) = parts.pulls.images.held(&reference, owner).await
+    {
+        return Ok(image);
+    }
     let error = match parts.pulls.pull(&reference, Some(owner), |_| {}).await {
         Ok(image) => return Ok(image),
         Err(error) => error,
     };
     // What else is wrong with the store is not told: the pull's own failure is what has to be mended.
-    let Ok(Some(image)) = parts.pulls.images.held(&reference, owner).await else {
-        return Err(failed(advice(&error), Box::new(error)));
-    };
+    let held =
+        if behavior == PullBehavior::Always { Ok(None) } else { parts.pulls.images.held(&reference, owner).await };
+    let Ok(Some(image)) = held else { return Err(failed(advice(&error), Box::new(error))) };
     tracing::warn!(task = %parts.id, container = container.name, error = chain(&*error), "pull failed; using the image that is here");
     Ok(image)
 }
