@@ -71,9 +71,19 @@ bench: release ## Measure beside crun, runc, docker, podman and containerd; a mi
 	PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 bench/main.py
 
 .PHONY: soak
-soak: build ## The long forms of the system tests' loops
+soak: build ## The long forms of the system tests' loops, seeded by SEED
 	NEARGATE_TASKS=500 NEARGATE_KILLS=100 cargo test --locked -p system-tests --test agent kill9 -- --nocapture
+	NEARGATE_CYCLES=1000 NEARGATE_SOAK_TASKS=200 cargo test --locked -p system-tests --test agent soak:: -- --nocapture --test-threads 1
+	NEARGATE_FLOOD_MIB=1024 cargo test --locked -p system-tests --test agent floods::a_flood -- --nocapture
 
 .PHONY: fuzz
 fuzz: packages ## Feed the parsers hostile input for SECONDS (600) in all, seeded by SEED
-	FUZZ_SECONDS=$$(($(SECONDS) / 3)) cargo test --locked -p definition -p rootfs -p runtime --test fuzz -- --nocapture
+	FUZZ_SECONDS=$$(($(SECONDS) / 5)) cargo test --locked -p definition -p rootfs -p runtime --test fuzz -- --nocapture --test-threads 1
+	FUZZ_SECONDS=$$(($(SECONDS) / 5)) cargo test --locked -p rootfs --lib fuzz -- --nocapture
+
+.PHONY: mutants
+mutants: packages $(CACHE)/tools/bin/cargo-mutants ## Break the code on purpose and see the tests notice (hours)
+	scripts/mutants.sh
+
+$(CACHE)/tools/bin/cargo-mutants:
+	cargo install --locked --quiet --root $(CACHE)/tools cargo-mutants --version $(shell cat scripts/cargo-mutants.version)

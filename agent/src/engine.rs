@@ -8,12 +8,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use definition::Problem;
 use nix::fcntl::Flock;
 use proto::v1::{Attribute, ContainerInstance, Task};
-use tokio::sync::{mpsc, oneshot, watch};
+use runtime::cli::report::chain;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::capacity::{Demand, Ledger};
@@ -165,6 +167,10 @@ pub(crate) struct Shared {
     slots: Mutex<UserSlots>,
     /// Tasks whose last change could not be stored, to be tried again.
     unsaved: Mutex<BTreeSet<TaskId>>,
+    /// Whether that was told. Once is enough: on a full disk every change of every task fails.
+    store_fails: AtomicBool,
+    /// Something could be stored again.
+    store_works: Notify,
     tasks: Mutex<BTreeMap<TaskId, Handle>>,
     definitions: Mutex<BTreeMap<(String, i32), DefinitionRecord>>,
     host: Mutex<ContainerInstance>,
@@ -352,6 +358,23 @@ impl Shared {
             task.attributes.push(attribute(format!("{RESTARTS}{}", container.name()), restarts.to_string()));
         }
         task
+    }
+
+    /// Takes how the saving of a task's record went; what could not be saved is saved once it can.
+    pub(crate) fn saved(&self, task: &TaskId, saved: Result<(), StoreError>) {
+        match saved {
+            Ok(()) if self.store_fails.load(Ordering::Relaxed) => self.store_works.notify_one(),
+            Ok(()) => {}
+            Err(error) => {
+                self.unsaved().insert(task.clone());
+                if !self.store_fails.swap(true, Ordering::Relaxed) {
+                    tracing::error!(
+                        error = chain(&error),
+                        "the store cannot be written; tasks go on, and what becomes of them is stored once it can be"
+                    );
+                }
+            }
+        }
     }
 
     pub(crate) fn unsaved(&self) -> MutexGuard<'_, BTreeSet<TaskId>> {

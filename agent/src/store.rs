@@ -2,9 +2,10 @@
 //! transaction per change, durable when it returns. Values are wire messages or records in an envelope of one format
 //! byte. All methods block on the disk.
 
-use std::fs::{File, OpenOptions, Permissions};
-use std::io;
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
@@ -12,8 +13,10 @@ use std::time::Instant;
 use prometheus_client::metrics::histogram::Histogram;
 use prost::Message;
 use proto::v1::{ContainerInstance, Tag, TaskDefinition};
-use redb::backends::FileBackend;
-use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use redb::backends::{FileBackend, InMemoryBackend};
+use redb::{
+    Database, ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend as _, TableDefinition, WriteTransaction,
+};
 
 use crate::identity::TaskId;
 use crate::metrics::durations;
@@ -45,16 +48,20 @@ pub enum StoreError {
     #[error("the store failed")]
     Transaction(#[source] Box<redb::Error>),
     /// Written by a newer agent.
-    #[error("a {what} in the store has format {format}, newer than this agent's {FORMAT}")]
+    #[error("a {what} in the store {} has format {format}, newer than this agent's {FORMAT}", path.display())]
     Newer {
+        /// The file.
+        path: PathBuf,
         /// Which kind.
         what: &'static str,
         /// Its format.
         format: u8,
     },
     /// Not what this agent writes.
-    #[error("a {what} in the store cannot be read")]
+    #[error("a {what} in the store {} is damaged", path.display())]
     Damaged {
+        /// The file.
+        path: PathBuf,
         /// Which kind.
         what: &'static str,
     },
@@ -103,8 +110,9 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens or makes the file.
+    /// Opens or makes the file. One that is damaged is left as it is.
     pub fn open(path: &Path) -> Result<Store, StoreError> {
+        prove(path).map_err(|source| StoreError::Open { path: path.to_owned(), source: Box::new(source) })?;
         Ok(Store { path: path.to_owned(), database: Mutex::new(Some(open(path)?)), writes: durations() })
     }
 
@@ -141,12 +149,21 @@ impl Store {
         written
     }
 
+    fn decode<T: Message + Default>(&self, what: &'static str, bytes: &[u8]) -> Result<T, StoreError> {
+        let damaged = || StoreError::Damaged { path: self.path.clone(), what };
+        match bytes.split_first() {
+            Some((&FORMAT, message)) => T::decode(message).map_err(|_| damaged()),
+            Some((&format, _)) if format > FORMAT => Err(StoreError::Newer { path: self.path.clone(), what, format }),
+            _ => Err(damaged()),
+        }
+    }
+
     /// All definitions, by family and revision.
     pub fn definitions(&self) -> Result<Vec<DefinitionRecord>, StoreError> {
         self.read(|read| {
             let table = read.open_table(DEFINITIONS).map_err(transaction)?;
             let rows = table.iter().map_err(transaction)?;
-            rows.map(|row| decode("task definition", row.map_err(transaction)?.1.value())).collect()
+            rows.map(|row| self.decode("task definition", row.map_err(transaction)?.1.value())).collect()
         })
     }
 
@@ -169,7 +186,7 @@ impl Store {
                 if key.value().0 != cluster {
                     break;
                 }
-                tasks.push(decode("task", value.value())?);
+                tasks.push(self.decode("task", value.value())?);
             }
             Ok(tasks)
         })
@@ -202,7 +219,7 @@ impl Store {
         self.write(|write| {
             let mut table = write.open_table(TASKS).map_err(transaction)?;
             let stored = table.get(key).map_err(transaction)?;
-            let stored = stored.map(|stored| decode::<TaskRecord>("task", stored.value())).transpose()?;
+            let stored = stored.map(|stored| self.decode::<TaskRecord>("task", stored.value())).transpose()?;
             if stored.is_some_and(|stored| stored.task.version() > record.task.version()) {
                 return Ok(());
             }
@@ -220,7 +237,7 @@ impl Store {
             let mut tokens = write.open_table(TOKENS).map_err(transaction)?;
             let gone = |token: &TokenRecord| token.tasks.iter().all(|task| ids.iter().any(|id| id.as_str() == task));
             tokens
-                .retain(|_, value| decode::<TokenRecord>("token", value).map_or(true, |token| !gone(&token)))
+                .retain(|_, value| self.decode::<TokenRecord>("token", value).map_or(true, |token| !gone(&token)))
                 .map_err(transaction)
         })
     }
@@ -230,7 +247,7 @@ impl Store {
         self.read(|read| {
             let table = read.open_table(TOKENS).map_err(transaction)?;
             let value = table.get((cluster, token)).map_err(transaction)?;
-            value.map(|value| decode("token", value.value())).transpose()
+            value.map(|value| self.decode("token", value.value())).transpose()
         })
     }
 
@@ -239,7 +256,7 @@ impl Store {
         self.read(|read| {
             let table = read.open_table(HOST).map_err(transaction)?;
             let value = table.get(INSTANCE).map_err(transaction)?;
-            value.map(|value| decode("container instance", value.value())).transpose()
+            value.map(|value| self.decode("container instance", value.value())).transpose()
         })
     }
 
@@ -252,18 +269,70 @@ impl Store {
     }
 }
 
+/// The file appears whole or not at all: one that is there and is no store is damaged, and its tasks are not to be
+/// taken for nobody's.
 fn open(path: &Path) -> Result<Database, StoreError> {
     let failed = |source: redb::Error| StoreError::Open { path: path.to_owned(), source: Box::new(source) };
-    let file = private_file(path).map_err(|error| failed(error.into()))?;
-    let backend = FileBackend::new(file).map_err(|error| failed(error.into()))?;
-    let database = Database::builder().create_with_backend(backend).map_err(|error| failed(error.into()))?;
-    let write = database.begin_write().map_err(|error| failed(error.into()))?;
-    for made in [write.open_table(TASKS).map(drop), write.open_table(TOKENS).map(drop)] {
-        made.map_err(|error| failed(error.into()))?;
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => make(path).map_err(failed)?,
+        Err(error) => return Err(failed(error.into())),
+        Ok(_) => {}
     }
-    write.open_table(DEFINITIONS).map_err(|error| failed(error.into()))?;
-    write.open_table(HOST).map_err(|error| failed(error.into()))?;
-    write.commit().map_err(|error| failed(error.into()))?;
+    let file = private_file(path).map_err(|error| failed(error.into()))?;
+    open_tables(file).map_err(failed)
+}
+
+/// Opens a copy in memory, if there is a file: to be opened changes a file, and one that cannot be repaired has to stay
+/// what it is for whoever can. All its checksums have to hold. redb panics over some kinds of damage.
+fn prove(path: &Path) -> Result<(), redb::Error> {
+    let bytes = match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    if bytes.is_empty() {
+        return Err(redb::Error::Corrupted("it is empty".to_owned()));
+    }
+    let memory = InMemoryBackend::new();
+    memory.set_len(bytes.len() as u64)?;
+    memory.write(0, &bytes)?;
+    drop(bytes);
+    let checked = || Ok(Database::builder().create_with_backend(memory)?.check_integrity()?);
+    let damaged = path.to_owned();
+    let hook = panic::take_hook();
+    // All that is told where a panic aborts, as in a release build.
+    panic::set_hook(Box::new(move |told| {
+        let _best_effort = writeln!(io::stderr(), "neargated: the store {} is damaged: {told}", damaged.display());
+    }));
+    let checked = panic::catch_unwind(AssertUnwindSafe(checked));
+    panic::set_hook(hook);
+    match checked {
+        Ok(Ok(true)) => Ok(()),
+        Ok(Err(error)) => Err(error),
+        Ok(Ok(false)) | Err(_) => Err(redb::Error::Corrupted("it is damaged".to_owned())),
+    }
+}
+
+fn make(path: &Path) -> Result<(), redb::Error> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    let temporary = Path::new(&name);
+    let file = private_file(temporary)?;
+    // What a killed agent has left of an earlier attempt.
+    file.set_len(0)?;
+    drop(open_tables(file)?);
+    fs::rename(temporary, path)?;
+    File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()?;
+    Ok(())
+}
+
+fn open_tables(file: File) -> Result<Database, redb::Error> {
+    let database = Database::builder().create_with_backend(FileBackend::new(file)?)?;
+    let write = database.begin_write()?;
+    write.open_table(TASKS)?;
+    write.open_table(TOKENS)?;
+    write.open_table(DEFINITIONS)?;
+    write.open_table(HOST)?;
+    write.commit()?;
     Ok(database)
 }
 
@@ -281,18 +350,8 @@ fn encode(message: &impl Message) -> Vec<u8> {
     bytes
 }
 
-fn decode<T: Message + Default>(what: &'static str, bytes: &[u8]) -> Result<T, StoreError> {
-    match bytes.split_first() {
-        Some((&FORMAT, message)) => T::decode(message).map_err(|_| StoreError::Damaged { what }),
-        Some((&format, _)) if format > FORMAT => Err(StoreError::Newer { what, format }),
-        _ => Err(StoreError::Damaged { what }),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::io::Write as _;
-
     use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
     use super::*;
@@ -373,7 +432,55 @@ mod tests {
 
     #[test]
     fn newer_formats_are_refused() {
-        assert!(matches!(decode::<TokenRecord>("token", &[2]), Err(StoreError::Newer { format: 2, .. })));
-        assert!(matches!(decode::<TokenRecord>("token", &[]), Err(StoreError::Damaged { .. })));
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("db");
+        let store = Store::open(&path).unwrap();
+        for (bytes, words) in [(&[2][..], "has format 2, newer than"), (&[], "is damaged"), (&[1, 255], "is damaged")] {
+            let put = store.write(|write| {
+                let mut table = write.open_table(TASKS).map_err(transaction)?;
+                table.insert(("default", "id"), bytes).map(drop).map_err(transaction)
+            });
+            put.unwrap();
+            let told = store.tasks("default").unwrap_err().to_string();
+            assert!(told.contains(words) && told.contains(path.to_str().unwrap()), "{told}");
+        }
+    }
+
+    /// A store of 40 tasks, closed.
+    fn filled(path: &Path) -> Vec<u8> {
+        let store = Store::open(path).unwrap();
+        let mut record = versioned(1);
+        record.task.stopped_reason = Some("x".repeat(2000));
+        let tasks: Vec<_> = (0..40).map(|_| (TaskId::random(), record.clone())).collect();
+        store.add_tasks("default", &tasks, None).unwrap();
+        drop(store);
+        fs::read(path).unwrap()
+    }
+
+    #[test]
+    fn what_is_damaged_is_refused_and_left_as_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let whole = filled(&directory.path().join("db"));
+        let path = directory.path().join("damaged");
+        let look = |bytes: &[u8]| {
+            File::create(&path).unwrap().write_all(bytes).unwrap();
+            let tasks = Store::open(&path).and_then(|store| store.tasks("default"));
+            match tasks {
+                // What was damaged is in use by nothing.
+                Ok(tasks) => assert_eq!(tasks.len(), 40),
+                Err(error) => {
+                    assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
+                    assert!(fs::read(&path).unwrap() == bytes, "{error}, and the file was changed");
+                }
+            }
+            fs::remove_file(&path).unwrap();
+        };
+        (0..20).for_each(|part| look(&whole[..whole.len() * part / 20]));
+        for at in (0..whole.len()).step_by(whole.len() / 50) {
+            let mut bytes = whole.clone();
+            bytes[at..(at + 100).min(whole.len())].fill(0xa5);
+            look(&bytes);
+        }
+        look(&whole);
     }
 }

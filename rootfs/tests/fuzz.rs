@@ -1,5 +1,5 @@
-//! Damaged and hostile layers by the thousand: whatever a tar says, unpacking ends in a layer or an error and touches
-//! nothing beside it. `FUZZ_SECONDS` says for how long (default 2), `SEED` with what; a failure prints the seed.
+//! Damaged and hostile layers, archives and references by the thousand: whatever a tar says, unpacking ends in a layer
+//! or an error and touches nothing beside it; a reference that is taken means what it says. `FUZZ_SECONDS` says for how long (default 2), `SEED` with what; a failure prints the seed.
 #![expect(clippy::unwrap_used, reason = "helpers of tests: a panic there is the report")]
 
 use std::fs::{self, File};
@@ -125,5 +125,59 @@ async fn hostile_layers_end_in_a_layer_or_an_error() {
         );
     }
     println!("seed {seed}: {good} layers unpacked, {bad} refused");
+    assert!(good > 0 && bad > 0, "the generator makes one kind only");
+}
+
+const REFERENCES: [&str; 9] = [
+    "busybox",
+    "python:3-slim",
+    "docker.io/library/busybox:latest",
+    "127.0.0.1:5000/a/b_c.d-e/f:Tag.1-x_y",
+    "[::1]:5000/image",
+    "ghcr.io/o/i@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
+    "r/i:t@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
+    "oci:/var/lib/layout:tag",
+    "docker-archive:/var/lib/image.tar",
+];
+const PIECES: [&str; 16] =
+    [":", "@", "/", "//", "..", ".", "-", "_", "__", "sha256:", "[", "]", "é", "\u{0}", " ", "A"];
+
+#[test]
+fn damaged_references_are_refused_or_mean_what_they_say() {
+    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
+    let seed = number("SEED").unwrap_or(1);
+    let until = Instant::now() + Duration::from_secs(number("FUZZ_SECONDS").unwrap_or(1));
+    let mut random = Random(seed | 1);
+    let (mut good, mut bad) = (0_u64, 0_u64);
+    while Instant::now() < until {
+        let mut text: Vec<char> = random.pick(&REFERENCES).chars().collect();
+        for _ in 0..random.below(5) {
+            let at = random.below(text.len() + 1);
+            match random.below(3) {
+                0 => drop(text.splice(at..at, random.pick(&PIECES).chars())),
+                1 => drop(text.drain(at..(at + random.below(8)).min(text.len()))),
+                _ => {
+                    let from = random.below(text.len() + 1);
+                    let piece = text[from..(from + random.below(90)).min(text.len())].to_vec();
+                    drop(text.splice(at..at, piece));
+                }
+            }
+        }
+        let text: String = text.into_iter().collect();
+        let Ok(reference) = text.parse::<Reference>() else {
+            bad += 1;
+            continue;
+        };
+        good += 1;
+        // A layout's directory may end in a colon and a word: it can be named, but not by its printed form.
+        let Reference::Registry { host, .. } = &reference else { continue };
+        let printed = reference.to_string();
+        let again = printed.parse::<Reference>();
+        assert!(again.as_ref() == Ok(&reference), "seed {seed}: {text:?} is {reference} and then {again:?}");
+        // What becomes part of a URL has nothing in it that would end or leave that.
+        assert!(!host.contains(['/', '@', '?', '#', ' ']), "seed {seed}: {text:?}");
+        assert!(!printed.split('/').any(|part| part == ".."), "seed {seed}: {text:?} is {reference}");
+    }
+    println!("seed {seed}: {good} references taken, {bad} refused");
     assert!(good > 0 && bad > 0, "the generator makes one kind only");
 }

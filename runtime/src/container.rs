@@ -14,7 +14,7 @@ use crate::cgroup::{Cgroup, CgroupError};
 use crate::hooks;
 use crate::process::ProcessRef;
 use crate::sys::pidfd;
-use state::{Directory, Record, StateError, Status};
+use state::{Directory, Listed, Record, StateError, Status};
 
 pub mod create;
 pub mod exec;
@@ -101,8 +101,9 @@ fn in_status(state_root: &Path, id: &str, allowed: &[&str], wanted: &'static str
     Ok(record)
 }
 
-/// Records of all containers below `state_root`, by id. One that is just being made or removed is left out.
-pub fn list(state_root: &Path) -> Result<Vec<Record>, ContainerError> {
+/// All containers below `state_root`, those whose records are damaged apart. One that is just being made or removed is
+/// left out.
+pub fn list(state_root: &Path) -> Result<Listed, ContainerError> {
     Ok(state::list(state_root)?)
 }
 
@@ -151,8 +152,8 @@ pub fn signal_process(process: ProcessRef, signal: i32) -> Result<(), Errno> {
     pidfd::send_signal(&pidfd, signal)
 }
 
-/// Removes a stopped container: cgroup, state, poststop hooks. With `force` it is killed first, and a container that
-/// does not exist is success.
+/// Removes a stopped container: cgroup, state, poststop hooks. With `force` it is killed first, one whose record is
+/// damaged is removed as far as the record still tells of it, and a container that does not exist is success.
 pub fn delete(state_root: &Path, id: &str, force: bool) -> Result<(), ContainerError> {
     let directory = match Directory::open(state_root, id) {
         Err(StateError::NotFound { .. }) if force => return Ok(()),
@@ -163,6 +164,7 @@ pub fn delete(state_root: &Path, id: &str, force: bool) -> Result<(), ContainerE
         Err(StateError::Read { source, .. }) if force && source.kind() == io::ErrorKind::NotFound => {
             return Ok(directory.remove()?);
         }
+        Err(StateError::Parse { .. }) if force => return delete_damaged(directory, id),
         other => other?,
     };
     if let Some(init) = record.status.init() {
@@ -180,6 +182,14 @@ pub fn delete(state_root: &Path, id: &str, force: bool) -> Result<(), ContainerE
     state.set_status(oci_spec::runtime::ContainerState::Stopped).set_pid(None);
     run_poststop(&record, &state);
     Ok(())
+}
+
+/// What is in its cgroup ends with it. A record that does not even tell of a cgroup is removed alone.
+fn delete_damaged(directory: Directory, id: &str) -> Result<(), ContainerError> {
+    if let Some(group) = directory.salvage_cgroup().and_then(|path| Cgroup::open(&path).ok()) {
+        group.delete().map_err(|source| ContainerError::Cgroup { id: id.to_owned(), source })?;
+    }
+    Ok(directory.remove()?)
 }
 
 fn end(record: &Record, init: ProcessRef) -> Result<(), ContainerError> {

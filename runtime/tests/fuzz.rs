@@ -1,4 +1,4 @@
-//! Damaged bundles, records and frames by the thousand: whatever they say, reading them ends in a value or an error.
+//! Damaged bundles, states, records and frames by the thousand: whatever they say, reading them ends in a value or an error.
 //! `FUZZ_SECONDS` says for how long (default 2), `SEED` with what; a failure prints the seed.
 #![expect(clippy::unwrap_used, reason = "helpers of tests: a panic there is the report")]
 
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use runtime::bundle::Bundle;
 use runtime::capabilities::{self, CapabilitySets};
+use runtime::container;
 use runtime::monitor::protocol::{self, EXIT_FILE, ExitRecord, Kind, MAX_PAYLOAD};
 use runtime::seccomp;
 
@@ -78,8 +79,12 @@ fn damaged_input_ends_in_a_value_or_an_error() {
     let rootfs = br#"{"format":1,"overlay":{"lower":["/a","/b"],"upper":"/u","work":"/w","idMap":true}}"#;
     let exit =
         br#"{"format":1,"exitCode":0,"signal":null,"oomKilled":false,"startedAt":1.5,"finishedAt":2.5,"error":null}"#;
+    let state = br#"{"format":1,"id":"c","bundle":"/b","cgroup":"/a/b","createdAt":1.5,"status":"running",
+        "init":{"pid":1,"startTime":2},"startedAt":2.5,"annotations":{"a":"b"}}"#;
+    let states = directory.path().join("states");
+    std::fs::create_dir_all(states.join("c")).unwrap();
     let end = Instant::now() + Duration::from_secs(number("FUZZ_SECONDS", 2));
-    let (mut rounds, mut loaded) = (0_u64, 0_u64);
+    let (mut rounds, mut loaded, mut listed) = (0_u64, 0_u64, 0_u64);
     while Instant::now() < end {
         rounds += 1;
         put(directory.path(), "config.json", &random.damage(&config));
@@ -97,9 +102,14 @@ fn damaged_input_ends_in_a_value_or_an_error() {
         if let Ok(Some(record)) = protocol::read_record::<ExitRecord>(directory.path(), EXIT_FILE) {
             assert!(record.format <= protocol::FORMAT);
         }
+        put(&states.join("c"), "state.json", &random.damage(state));
+        let found = container::list(&states).unwrap();
+        assert_eq!(found.records.len() + found.damaged.len(), 1, "it is listed or told");
+        listed += u64::try_from(found.records.len()).unwrap();
         frames(&mut random);
     }
-    println!("{rounds} rounds, {loaded} bundles loaded");
+    println!("{rounds} rounds, {loaded} bundles and {listed} states loaded");
+    assert!(loaded > 0 && listed > 0 && listed < rounds, "the generator makes one kind only");
 }
 
 /// Frames that are cut, joined and damaged never yield more than was sent.

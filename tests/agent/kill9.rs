@@ -12,24 +12,13 @@ use serde_json::json;
 use system_tests::client::Client;
 use system_tests::definition::{shell, task, with};
 use system_tests::host::id;
+use system_tests::random::{Random, number};
 use system_tests::{TestHost, eventually};
 
 /// Where a kill can fall.
 const PHASES: [&str; 5] = ["pull", "provision", "start", "stop", "log-rotate"];
 /// Of a phase to come.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// xorshift64*: the same sequence for the same seed, on every machine.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % bound
-    }
-}
 
 /// A task that was accepted and what it must come to.
 struct Expected {
@@ -38,17 +27,10 @@ struct Expected {
     code: i32,
 }
 
-fn number(variable: &str, default: u64) -> u64 {
-    std::env::var(variable).map_or(default, |text| text.parse().expect("a number"))
-}
-
 #[test]
 fn kill9_loses_no_exit_code_no_log_line_and_no_container() {
-    let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    let seed = number("SEED", clock.as_secs());
-    println!("SEED={seed}");
+    let mut random = Random::seeded();
     let (count, kills) = (number("NEARGATE_TASKS", 50), number("NEARGATE_KILLS", 10));
-    let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
     let mut host = TestHost::start();
     let mut tasks = Vec::new();
     let mut fell: Vec<&str> = Vec::new();

@@ -1,5 +1,7 @@
 //! Task definitions as tests write them: ECS JSON, with the members that a test does not care about filled in.
 
+use std::path::Path;
+
 use proto::v1::{AwsVpcConfiguration, NetworkConfiguration, RegisterTaskDefinitionRequest};
 use serde_json::{Value, json};
 
@@ -20,6 +22,15 @@ pub fn with(mut value: Value, more: Value) -> Value {
         members.extend(more);
     }
     value
+}
+
+/// `definition` with every container seeing a directory of the host, such as [`crate::TestHost::gate`], as /gate.
+pub fn gated(mut definition: Value, directory: &Path) -> Value {
+    for container in definition["containerDefinitions"].as_array_mut().into_iter().flatten() {
+        *container =
+            with(container.take(), json!({ "mountPoints": [{ "sourceVolume": "gate", "containerPath": "/gate" }] }));
+    }
+    with(definition, json!({ "volumes": [{ "name": "gate", "host": { "sourcePath": directory } }] }))
 }
 
 /// The request that registers a definition.

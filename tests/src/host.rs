@@ -12,7 +12,7 @@ use std::time::Duration;
 use proto::v1::ListTasksRequest;
 use tempfile::TempDir;
 
-use crate::binaries::{built, need_root};
+use crate::binaries::{built, need_root, output, tool};
 use crate::client::Client;
 use crate::eventually;
 use crate::leaks::{Scope, Snapshot, instance_id};
@@ -30,6 +30,8 @@ pub struct TestHost {
     before: Snapshot,
     runtime: Option<PathBuf>,
     environment: Vec<(String, String)>,
+    /// Whether the root is a file system of its own.
+    small_disk: bool,
 }
 
 impl Deref for TestHost {
@@ -50,6 +52,17 @@ impl TestHost {
     /// An agent with further lines of configuration.
     #[track_caller]
     pub fn with(configuration: &str) -> TestHost {
+        TestHost::on(configuration, None)
+    }
+
+    /// An agent whose root is a file system of so many bytes and files, to be filled.
+    #[track_caller]
+    pub fn on_small_disk(mebibytes: u32, files: u32) -> TestHost {
+        TestHost::on("[images]\nlow_disk_mib = 0", Some(&format!("size={mebibytes}m,nr_inodes={files},mode=711")))
+    }
+
+    #[track_caller]
+    fn on(configuration: &str, small_disk: Option<&str>) -> TestHost {
         need_root();
         // Short: a socket's path has 107 bytes at most.
         let directory = tempfile::Builder::new().prefix("ng-").tempdir_in("/tmp").expect("a temporary directory");
@@ -57,6 +70,9 @@ impl TestHost {
         let root = directory.path().join("root");
         fs::create_dir(&root).expect("a root");
         fs::set_permissions(&root, fs::Permissions::from_mode(0o711)).expect("a mode");
+        if let Some(options) = small_disk {
+            tool("mount", Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(&root));
+        }
         let registry = TestRegistry::shared();
         // A shell that is pid 1 ignores SIGTERM; the default of 30 s would be waited for in every test.
         let text =
@@ -67,7 +83,8 @@ impl TestHost {
         // The root's files are looked at apart: some may stay.
         before.found.remove("file");
         let client = Client::new(&root.join("run/neargated.sock"));
-        let mut host = TestHost { client, directory, agent: None, before, runtime: None, environment: Vec::new() };
+        let (small_disk, environment) = (small_disk.is_some(), Vec::new());
+        let mut host = TestHost { client, directory, agent: None, before, runtime: None, environment, small_disk };
         host.restart();
         host
     }
@@ -80,6 +97,16 @@ impl TestHost {
     /// A directory of the test's own beside the root.
     pub fn scratch(&self) -> &Path {
         self.directory.path()
+    }
+
+    /// A directory beside the root that everybody may write to, made when it is not there: by its files a test and its
+    /// containers tell each other how far they are.
+    #[track_caller]
+    pub fn gate(&self) -> PathBuf {
+        let gate = self.directory.path().join("gate");
+        fs::create_dir_all(&gate).expect("a directory");
+        fs::set_permissions(&gate, fs::Permissions::from_mode(0o777)).expect("a mode");
+        gate
     }
 
     /// `NEARGATE_TRACE_FILE` of the agent.
@@ -251,6 +278,10 @@ impl Drop for TestHost {
             let _best_effort = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.wind_up()));
         }
         self.kill9();
+        if self.small_disk {
+            let unmounted = output("mount", Command::new("umount").arg("--lazy").arg(self.root()));
+            assert!(unmounted.status.success() || failed, "{unmounted:?}");
+        }
         if failed || wound_up.is_err() {
             let words = self.last_words();
             let last: Vec<&str> = words.lines().rev().take(60).collect();

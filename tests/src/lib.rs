@@ -15,6 +15,7 @@ pub mod exec;
 pub mod host;
 pub mod images;
 pub mod leaks;
+pub mod random;
 pub mod registry;
 pub mod wire;
 

@@ -6,6 +6,7 @@ use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use nix::fcntl::{Flock, FlockArg};
 use runtime::cgroup::Cgroup;
 use runtime::cli::report::chain;
 use runtime::process::ProcessRef;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{Engine, OpenError, Shared, UserSlots, host, images};
@@ -72,6 +73,8 @@ pub(super) fn open(config: Arc<Config>) -> Result<Shared, OpenError> {
         admissions: Mutex::default(),
         slots: Mutex::new(UserSlots::default()),
         unsaved: Mutex::default(),
+        store_fails: AtomicBool::new(false),
+        store_works: Notify::new(),
         tasks: Mutex::default(),
         definitions: Mutex::new(definitions),
         host: Mutex::new(known),

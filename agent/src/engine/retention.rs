@@ -2,6 +2,7 @@
 //! configuration), and saves what could not be saved.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use runtime::cli::report::chain;
@@ -23,6 +24,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
     loop {
         tokio::select! {
             () = shared.ends.cancelled() => return,
+            () = shared.store_works.notified() => {}
             _ = ticks.tick() => {}
         }
         remove_left_sandboxes(&shared).await;
@@ -96,9 +98,12 @@ fn save_again(shared: &Shared) {
         if let Some(record) = shared.record(&id)
             && let Err(error) = shared.store.put_task(shared.names.cluster(), &id, &record)
         {
-            tracing::warn!(task = %id, error = chain(&error), "the task's record still cannot be saved");
-            shared.unsaved().insert(id);
+            // The others would fail as well.
+            return shared.saved(&id, Err(error));
         }
+    }
+    if shared.unsaved().is_empty() && shared.store_fails.swap(false, Ordering::Relaxed) {
+        tracing::info!("the store can be written again; nothing was lost");
     }
 }
 

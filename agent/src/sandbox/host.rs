@@ -381,8 +381,15 @@ impl Sandbox for Host {
         }
         if signal == nix::libc::SIGKILL {
             // Whoever has frozen it: it is to die now.
-            let path = format!("{}/{}", self.cgroup, cgroup_name(&name(bundle)));
-            blocking(move || Cgroup::open(&path)?.thaw_all()).await?;
+            let (task, path) = (self.cgroup.clone(), format!("{}/{}", self.cgroup, cgroup_name(&name(bundle))));
+            blocking(move || {
+                let task = Cgroup::open(&task)?;
+                if task.is_frozen()? {
+                    task.thaw()?;
+                }
+                Cgroup::open(&path)?.thaw_all()
+            })
+            .await?;
         }
         Ok(())
     }

@@ -286,10 +286,9 @@ impl<S: Sandbox + Clone> Driver<S> {
         for event in self.news.drain(..).chain(events::task::between(&before, &self.record)) {
             self.shared.events.tell(event);
         }
-        if let Ok(Err(error)) = saved {
-            tracing::error!(task = %self.id, error = chain(&error), "the task's record could not be saved");
-            // The task goes on: what runs is worth more than the record. What was published is saved later.
-            self.shared.unsaved().insert(self.id.clone());
+        // The task goes on: what runs is worth more than the record.
+        if let Ok(saved) = saved {
+            self.shared.saved(&self.id, saved);
         }
         self.shared.changed();
     }

@@ -205,6 +205,8 @@ pub(crate) fn challenges(response: &reqwest::Response) -> Vec<Challenge> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use super::*;
 
     #[test]
@@ -222,5 +224,50 @@ mod tests {
         for odd in ["", ",,", "Bearer", "=", "Bearer realm", "Bearer realm=\"", "Digest a=b"] {
             assert!(parse_challenges(odd).iter().all(|c| matches!(c, Challenge::Bearer { .. })), "{odd}");
         }
+    }
+
+    /// `FUZZ_SECONDS` says for how long, `SEED` with what.
+    #[test]
+    fn fuzz_damaged_challenges_are_read_to_their_end() {
+        const WHOLE: [&str; 4] = [
+            r#"Bearer realm="https://auth.example/token",service="reg, \"x\"",scope="repository:a/b:pull,push""#,
+            r#"Basic realm="Registry", charset="UTF-8""#,
+            r#"Negotiate, Basic realm=x, Bearer realm="https://a/",error="insufficient_scope""#,
+            r"Digest nonce=abc==,Bearer realm=https://b/",
+        ];
+        let number = |name: &str, default: u64| std::env::var(name).map_or(default, |text| text.parse().unwrap());
+        let seed = number("SEED", 1);
+        let end = Instant::now() + Duration::from_secs(number("FUZZ_SECONDS", 1));
+        let mut state = seed | 1;
+        // xorshift64*, as in the other fuzzers.
+        let mut below = |bound: usize| {
+            state ^= state >> 12;
+            state ^= state << 25;
+            state ^= state >> 27;
+            usize::try_from(state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33).unwrap() % bound.max(1)
+        };
+        let (mut headers, mut found) = (0_u64, 0_usize);
+        while Instant::now() < end {
+            let mut text: Vec<char> = WHOLE[below(WHOLE.len())].chars().collect();
+            for _ in 0..below(6) {
+                let at = below(text.len());
+                match below(3) {
+                    0 => drop(text.drain(at..(at + below(12)).min(text.len()))),
+                    1 => text.insert(at, ['"', '\\', ',', '=', ' ', '\t', 'é', 'B'][below(8)]),
+                    _ => text.extend_from_within(at..(at + below(50)).min(text.len())),
+                }
+            }
+            let text: String = text.into_iter().collect();
+            headers += 1;
+            for challenge in parse_challenges(&text) {
+                found += 1;
+                if let Challenge::Bearer { realm, service, scope } = challenge {
+                    let told = realm.len() + service.map_or(0, |text| text.len()) + scope.map_or(0, |text| text.len());
+                    assert!(told <= text.len(), "seed {seed}: more was read than was said: {text}");
+                }
+            }
+        }
+        println!("seed {seed}: {headers} headers, {found} challenges");
+        assert!(found > 0, "the generator makes nothing sound");
     }
 }

@@ -260,3 +260,51 @@ fn what_is_frozen_below_is_killed_too() {
     reaper.join().unwrap();
     assert!(!below.exists());
 }
+
+#[test]
+fn groups_that_go_while_they_are_looked_at_are_no_error() {
+    let group = Group::new("going", serde_json::json!({}));
+    let directories = group.0.directories();
+    let over = std::sync::atomic::AtomicBool::new(false);
+    let looked = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                for directory in &directories {
+                    fs::create_dir_all(directory.join("child/below")).unwrap();
+                    fs::remove_dir(directory.join("child/below")).unwrap();
+                    fs::remove_dir(directory.join("child")).unwrap();
+                }
+            }
+        });
+        let looked: Result<Vec<_>, CgroupError> =
+            (0..1000).map(|_| Ok((group.0.pids()?, group.0.children()?))).collect();
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+        looked
+    });
+    for (pids, children) in looked.unwrap() {
+        assert!(pids.is_empty() && children.iter().all(|name| name == "child"), "{pids:?} {children:?}");
+    }
+}
+
+#[test]
+fn only_what_is_gone_is_gone() {
+    let is = |errno| is_gone(&io::Error::from_raw_os_error(errno));
+    assert_eq!([libc::ENOENT, libc::ENODEV, libc::EBUSY, libc::EACCES].map(is), [true, true, false, false]);
+    let none = Cgroup::open(&format!("/neargate-unit-{}-none", std::process::id())).unwrap();
+    assert_eq!((none.pids().unwrap(), none.children().unwrap()), (Vec::new(), Vec::new()));
+    assert!(!none.is_frozen().unwrap());
+    // A file that is there and cannot be read as text is told.
+    assert!(text_or_empty(Path::new("/proc/self/mem")).is_err());
+}
+
+#[test]
+fn a_group_that_somebody_is_in_is_not_made_again() {
+    let group = Group::new("used", serde_json::json!({}));
+    let mut shell = group.run("exec sleep 1000");
+    until("the shell is in its group", || group.0.pids().unwrap().len() == 1);
+    let made = Cgroup::create(&group.0.path(), &LinuxResources::default());
+    assert!(matches!(made, Err(CgroupError::InUse { .. })));
+    assert_eq!(group.0.pids().unwrap().len(), 1, "whoever is in it goes on");
+    group.0.kill_all().unwrap();
+    shell.wait().unwrap();
+}

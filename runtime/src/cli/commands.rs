@@ -17,7 +17,7 @@ use crate::bundle::Bundle;
 use crate::capabilities;
 use crate::container::create::{CreateRequest, Created, Supervision, create as create_container};
 use crate::container::exec::{ExecTarget, exec_preserving};
-use crate::container::state::{Directory, Record};
+use crate::container::state::{Directory, Listed, Record, StateError};
 use crate::container::{self, Stdio};
 use crate::namespaces::pin;
 use crate::process::ProcessRef;
@@ -302,7 +302,8 @@ fn add_capabilities(process: &mut Process, names: &[String]) -> Result<(), Comma
 
 /// `list`
 pub(super) fn list(root: &Path, args: &List) -> Outcome {
-    let records = container::list(root)?;
+    let Listed { records, damaged } = container::list(root)?;
+    tell_damaged(&damaged);
     let statuses = records.iter().map(container::status).collect::<Result<Vec<_>, _>>()?;
     if args.quiet {
         for record in &records {
@@ -342,6 +343,14 @@ pub(super) fn list(root: &Path, args: &List) -> Outcome {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Beside the sound ones, and no failure: as with runc, one damaged container does not hide the others.
+#[expect(clippy::print_stderr, reason = "this is where the command line speaks")]
+fn tell_damaged(damaged: &[StateError]) {
+    for error in damaged {
+        eprintln!("neargate-runtime: {}; `delete --force` removes it", report::chain(error));
+    }
 }
 
 /// `namespaces create` and `namespaces delete`

@@ -187,9 +187,9 @@ impl Directory {
     /// Reads the record; a container whose init has ended meanwhile is stopped.
     pub fn load(&self) -> Result<Record, StateError> {
         let path = self.path.join("state.json");
-        let text = fs::read_to_string(&path).map_err(|source| StateError::Read { path: path.clone(), source })?;
+        let text = fs::read(&path).map_err(|source| StateError::Read { path: path.clone(), source })?;
         let mut record: Record =
-            serde_json::from_str(&text).map_err(|source| StateError::Parse { path: path.clone(), source })?;
+            serde_json::from_slice(&text).map_err(|source| StateError::Parse { path: path.clone(), source })?;
         if record.format != FORMAT {
             return Err(StateError::Format { path, format: record.format });
         }
@@ -197,6 +197,16 @@ impl Directory {
             record.status = Status::Stopped;
         }
         Ok(record)
+    }
+
+    /// The cgroup that a record names which is damaged elsewhere: written by us, its member is one string without
+    /// escapes.
+    pub fn salvage_cgroup(&self) -> Option<String> {
+        let bytes = fs::read(self.path.join("state.json")).ok()?;
+        let text = String::from_utf8_lossy(&bytes);
+        let (_, value) = text.split_once(r#""cgroup":""#)?;
+        let (path, _) = value.split_once('"')?;
+        (!path.contains(['\\', char::REPLACEMENT_CHARACTER])).then(|| path.to_owned())
     }
 
     /// Replaces the record.
@@ -227,24 +237,33 @@ fn check_id(id: &str) -> Result<(), StateError> {
     Ok(())
 }
 
-/// All records below `state_root`, by id.
-pub fn list(state_root: &Path) -> Result<Vec<Record>, StateError> {
+/// What is below a state root.
+#[derive(Debug, Default)]
+pub struct Listed {
+    /// Records that can be read, by id.
+    pub records: Vec<Record>,
+    /// What is wrong with the others.
+    pub damaged: Vec<StateError>,
+}
+
+/// All records below `state_root`. One that is just being made or removed is left out.
+pub fn list(state_root: &Path) -> Result<Listed, StateError> {
     let failed = |source| StateError::Read { path: state_root.to_owned(), source };
     let entries = match fs::read_dir(state_root) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Listed::default()),
         other => other.map_err(failed)?,
     };
-    let mut records = Vec::new();
+    let mut listed = Listed::default();
     for entry in entries {
         let entry = entry.map_err(failed)?;
         match (Directory { path: entry.path() }).load() {
-            Ok(record) => records.push(record),
+            Ok(record) => listed.records.push(record),
             Err(StateError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
+            Err(error) => listed.damaged.push(error),
         }
     }
-    records.sort_by(|a, b| a.id.cmp(&b.id));
-    Ok(records)
+    listed.records.sort_by(|a, b| a.id.cmp(&b.id));
+    Ok(listed)
 }
 
 #[cfg(test)]

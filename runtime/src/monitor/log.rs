@@ -139,13 +139,15 @@ impl Log {
             }
             return;
         }
+        // Before anything is renamed: on a disk that has no room for one more file the names would move on, each time
+        // with the loss of the oldest, and nothing would be gained.
+        let next = suffixed(&self.path, "next");
+        let Ok(file) = open(&next) else { return };
         for number in (1..self.max_files - 1).rev() {
             // Not there yet, most of the time.
             let _ = fs::rename(numbered(&self.path, number), numbered(&self.path, number + 1));
         }
-        if fs::rename(&self.path, numbered(&self.path, 1)).is_ok()
-            && let Ok(file) = open(&self.path)
-        {
+        if fs::rename(&self.path, numbered(&self.path, 1)).is_ok() && fs::rename(&next, &self.path).is_ok() {
             self.file = file;
             self.size = 0;
         }
@@ -157,8 +159,12 @@ fn open(path: &Path) -> io::Result<File> {
 }
 
 fn numbered(path: &Path, number: u32) -> PathBuf {
+    suffixed(path, &number.to_string())
+}
+
+fn suffixed(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{number}"));
+    name.push(format!(".{suffix}"));
     name.into()
 }
 
@@ -186,6 +192,8 @@ fn whole_characters(part: &[u8]) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
     use super::*;
 
     fn read(path: &Path) -> Vec<(String, String)> {
@@ -230,6 +238,23 @@ mod tests {
         log.finish();
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 3);
         assert_eq!(read(&path).last().unwrap().1, "499\n");
+    }
+
+    #[test]
+    fn a_disk_without_room_for_one_more_file_loses_none() {
+        let directory = tempfile::tempdir().unwrap();
+        // The directory, three files and no more.
+        mount(Some("tmpfs"), directory.path(), Some("tmpfs"), MsFlags::empty(), Some("nr_inodes=4")).unwrap();
+        let path = directory.path().join("c.log");
+        let mut log = Log::open(&path, 1024, 10).unwrap();
+        for number in 0..200 {
+            log.take(Stream::Stdout, format!("{number}\n").as_bytes());
+        }
+        log.finish();
+        let files: Vec<PathBuf> = (1..10).rev().map(|number| numbered(&path, number)).chain([path.clone()]).collect();
+        let lines: Vec<String> = files.iter().flat_map(|file| read(file)).map(|(_, line)| line).collect();
+        umount2(directory.path(), MntFlags::MNT_DETACH).unwrap();
+        assert_eq!(lines.concat(), (0..200).map(|number| format!("{number}\n")).collect::<String>());
     }
 
     #[test]

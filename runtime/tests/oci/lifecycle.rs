@@ -98,3 +98,29 @@ fn a_failing_hook_fails_the_container() {
     assert!(!bundle.run().status.success());
     assert_eq!(bundle.ok(&["list", "-q"]), "");
 }
+
+#[test]
+fn a_damaged_record_hides_no_other_container_and_can_be_removed() {
+    let (sound, damaged) = (TestBundle::new("sleep 600"), TestBundle::new("sleep 600"));
+    for bundle in [&sound, &damaged] {
+        bundle.create();
+        bundle.ok(&["start", &bundle.id]);
+    }
+    // Both below one state root.
+    let (from, to) = (damaged.path().join("state").join(&damaged.id), sound.path().join("state").join(&damaged.id));
+    std::fs::rename(&from, &to).unwrap();
+    let path = to.join("state.json");
+    let whole = std::fs::read(&path).unwrap();
+    let end = whole.windows(8).position(|bytes| bytes == b"\"status\"").unwrap();
+    std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(u64::try_from(end).unwrap()).unwrap();
+    let listed = sound.runtime(&["list"]).output().unwrap();
+    assert!(listed.status.success(), "{listed:?}");
+    let (rows, words) = (String::from_utf8(listed.stdout).unwrap(), String::from_utf8(listed.stderr).unwrap());
+    assert!(rows.contains(&sound.id) && !rows.contains(&damaged.id), "{rows}");
+    assert!(words.contains(path.to_str().unwrap()) && words.lines().count() == 1, "{words}");
+    assert!(sound.fails(&["delete", &damaged.id]).contains("cannot parse"));
+    assert!(!damaged.cgroups().is_empty(), "without force nothing is touched");
+    sound.ok(&["delete", "--force", &damaged.id]);
+    assert!(damaged.cgroups().is_empty() && !to.exists());
+    assert_eq!(sound.ok(&["list", "-q"]).trim(), sound.id);
+}
