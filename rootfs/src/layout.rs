@@ -1,14 +1,15 @@
 //! Images from an OCI image layout on this host: OCI image-spec, image-layout.md. Read only; the directory is the
 //! operator's, its content a stranger's.
 
-use std::io;
+use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use bytes::{Bytes, BytesMut};
 use nix::fcntl::OFlag;
 use oci_spec::image::{Descriptor, ImageIndex};
-use tokio::fs::{File, OpenOptions};
-use tokio::io::{AsyncReadExt, BufReader};
+use tokio::fs::File;
+use tokio::io::{AsyncReadExt as _, BufReader};
 
 use crate::digest::Digest;
 use crate::manifest::{Blob, MAX_DOCUMENT_BYTES, ManifestError};
@@ -162,23 +163,31 @@ impl Layout {
 }
 
 async fn open(path: &Path) -> Result<File, LayoutError> {
+    let (opened, failed) = (path.to_owned(), |e| LayoutError::Read(path.to_owned(), e));
+    let opening = tokio::task::spawn_blocking(move || open_blocking(&opened));
+    opening.await.unwrap_or_else(|interrupted| Err(failed(io::Error::other(interrupted)))).map(File::from_std)
+}
+
+fn open_blocking(path: &Path) -> Result<std::fs::File, LayoutError> {
     let failed = |e| LayoutError::Read(path.to_owned(), e);
     // A pipe that nobody writes to would be waited for.
     let nonblocking = OFlag::O_NONBLOCK.bits();
-    match OpenOptions::new().read(true).custom_flags(nonblocking).open(path).await {
-        Ok(file) if file.metadata().await.map_err(failed)?.is_file() => Ok(file),
+    match std::fs::OpenOptions::new().read(true).custom_flags(nonblocking).open(path) {
+        Ok(file) if file.metadata().map_err(failed)?.is_file() => Ok(file),
         Ok(_) => Err(LayoutError::NotAFile(path.to_owned())),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Err(LayoutError::NotFound(path.to_owned())),
         Err(e) => Err(failed(e)),
     }
 }
 
+/// In one step on a blocking thread: each of them costs a start of a task more than the reading itself.
 async fn read_document(path: &Path) -> Result<Bytes, LayoutError> {
-    let mut bytes = Vec::new();
-    let mut file = open(path).await?.take(MAX_DOCUMENT_BYTES + 1);
-    file.read_to_end(&mut bytes).await.map_err(|e| LayoutError::Read(path.to_owned(), e))?;
-    if bytes.len() as u64 > MAX_DOCUMENT_BYTES {
-        return Err(LayoutError::TooLarge(path.to_owned()));
-    }
-    Ok(bytes.into())
+    let (read, failed) = (path.to_owned(), |e| LayoutError::Read(path.to_owned(), e));
+    let reading = tokio::task::spawn_blocking(move || {
+        let mut bytes = Vec::new();
+        let mut file = open_blocking(&read)?.take(MAX_DOCUMENT_BYTES + 1);
+        file.read_to_end(&mut bytes).map_err(|e| LayoutError::Read(read.clone(), e))?;
+        if bytes.len() as u64 > MAX_DOCUMENT_BYTES { Err(LayoutError::TooLarge(read)) } else { Ok(bytes.into()) }
+    });
+    reading.await.unwrap_or_else(|interrupted| Err(failed(io::Error::other(interrupted))))
 }

@@ -12,6 +12,12 @@ use system_tests::{TestHost, eventually};
 const PATIENCE: Duration = Duration::from_secs(60);
 const FOREVER: &str = "trap 'exit 0' TERM; while :; do sleep 0.05; done";
 
+/// Waits until that many containers have come to the pull of their image.
+fn pulling(host: &TestHost, count: usize) {
+    let begun = || std::fs::read_to_string(host.trace_file()).unwrap_or_default().matches(" pull\n").count();
+    eventually("all of them pull", PATIENCE, || (begun() >= count).then_some(()));
+}
+
 #[test]
 fn fifty_tasks_pull_the_image_that_they_share_once() {
     let scratch = tempfile::tempdir().unwrap();
@@ -25,6 +31,7 @@ fn fifty_tasks_pull_the_image_that_they_share_once() {
     let definition = task("shared", &[small]);
     let tasks: Vec<String> = (0..50).map(|_| host.run(&definition)).collect();
     eventually("the image is asked for", PATIENCE, || (!registry.asked_for("/blobs/").is_empty()).then_some(()));
+    pulling(&host, 50);
     // One who goes in the middle takes nothing away from the others, and does not wait for them.
     host.stop(&tasks[0], Some("no longer")).unwrap();
     assert_eq!(host.stopped(&tasks[0]).stopped_reason(), "no longer");
@@ -52,6 +59,7 @@ fn a_pull_that_nobody_wants_any_more_ends() {
     let tasks = [host.run(&definition), host.run(&definition)];
     let ingest = || std::fs::read_dir(host.root().join("images/ingest")).unwrap().count();
     eventually("the layer is on its way", PATIENCE, || (ingest() > 0).then_some(()));
+    pulling(&host, 2);
     for arn in &tasks {
         host.stop(arn, None).unwrap();
         assert_eq!(host.stopped(arn).stop_code(), "UserInitiated");

@@ -148,7 +148,9 @@ async fn a_registry_that_vanishes_or_falls_silent_is_given_up() {
         let (error, words) = refused(&server.reference(), quick()).await;
         assert!(matches!(*error, PullError::Network { .. }), "{error:?}");
         assert!(words.starts_with("cannot reach the source of image "), "{words}");
-        assert_eq!(server.asked_for(&layer).len(), 4, "one and three that got nowhere");
+        // One that got somewhere and three that did not; on a busy machine the first may get nowhere either.
+        let asked = server.asked_for(&layer).len();
+        assert!((3..=4).contains(&asked), "{asked} requests");
     }
 }
 
