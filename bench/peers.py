@@ -75,10 +75,14 @@ class Neargate:
     def command(self, *arguments):
         return [RELEASE / "neargate", "--socket", self.socket, *arguments]
 
+    def tasks(self):
+        """ARNs of those that have not stopped."""
+        return [task["taskArn"] for task in json.loads(run(self.command("ps", "--json")))["tasks"]]
+
     def stop_all(self):
-        tasks = json.loads(run(self.command("ps", "--json")) or "[]")
-        for task in tasks.get("tasks", []) if isinstance(tasks, dict) else tasks:
-            run(self.command("stop", task["taskArn"]))
+        for task in self.tasks():
+            run(self.command("stop", task))
+        await_that(lambda: not self.tasks(), "the end of all tasks")
 
     def monitors(self):
         """Pids of the monitors that live."""

@@ -64,16 +64,17 @@ pub(super) fn until_exit(
             sources.push(Source::Session(interest));
             watched.push(PollFd::new(descriptor, flags));
         }
-        let deadline = sessions.deadline().into_iter().chain(rests_at).min();
-        let events = match poll(&mut watched, until(deadline)) {
+        let deadline = sessions.deadline();
+        let mut events = poll(&mut watched, until(deadline.into_iter().chain(rests_at).min()));
+        if events == Ok(0) && rests_at.take_if(|at| *at <= Instant::now()).is_some() {
+            events = memory::rest(&mut watched, until(deadline));
+        }
+        match events {
             Err(Errno::EINTR) => continue,
             other => other.map_err(kernel("wait for events"))?,
         };
-        if events > 0 {
+        if watched.iter().any(|watched| watched.any().unwrap_or(true)) {
             rests_at = Some(Instant::now() + REST);
-        } else if rests_at.is_some_and(|at| at <= Instant::now()) {
-            rests_at = None;
-            memory::give_back();
         }
         let ready: Vec<bool> = watched.iter().map(|watched| watched.any().unwrap_or(true)).collect();
         drop(watched);

@@ -1,19 +1,60 @@
 //! [malloc_trim(3)](https://man7.org/linux/man-pages/man3/malloc_trim.3.html) and
-//! [madvise(2)](https://man7.org/linux/man-pages/man2/madvise.2.html): memory back to the kernel.
+//! [madvise(2)](https://man7.org/linux/man-pages/man2/madvise.2.html): memory back to the kernel, and a poll(2) that
+//! takes none again.
 
+use std::arch::asm;
 use std::ffi::c_void;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollTimeout};
 
 /// Gives freed heap back, and forgets the pages of the program's file that happen to be mapped: those used again come
 /// back from the page cache. Costs a millisecond or so; nothing may be in a hurry.
 pub fn give_back() {
-    // SAFETY: malloc_trim touches only memory that the allocator holds free.
-    unsafe { libc::malloc_trim(0) };
-    for (start, end) in unchanged_file_mappings(&std::fs::read_to_string("/proc/self/smaps").unwrap_or_default()) {
+    for (start, end) in trimmed() {
         // SAFETY: the range is a mapping of a file that cannot be written and of which no page was changed before it was
         // protected (as by relocation), so that what is read after MADV_DONTNEED is what was there: the file's content.
         // There is no other thread that could change its protection meanwhile. A failure leaves things as they were.
         unsafe { libc::madvise(start as *mut c_void, end - start, libc::MADV_DONTNEED) };
     }
+}
+
+/// [`give_back`], then poll(2). Each function that ran in between would map 64 KiB of the program again, and who rests
+/// may do so for weeks: both are done here, by the bare system calls.
+pub fn rest(watched: &mut [PollFd<'_>], timeout: PollTimeout) -> Result<i32, Errno> {
+    let ranges = trimmed();
+    let timeout = i32::from(timeout).cast_unsigned() as usize;
+    for (start, end) in &ranges {
+        // SAFETY: as in `give_back`.
+        unsafe { system_call(libc::SYS_madvise, *start, end - start, libc::MADV_DONTNEED as usize) };
+    }
+    // SAFETY: PollFd is a transparent pollfd, and `watched` is a slice of as many.
+    let events = unsafe { system_call(libc::SYS_poll, watched.as_mut_ptr() as usize, watched.len(), timeout) };
+    let events = i32::try_from(events).unwrap_or(-libc::EOVERFLOW);
+    if events < 0 { Err(Errno::from_raw(-events)) } else { Ok(events) }
+}
+
+/// A system call of three arguments, without a function of libc's: what syscall(2) of the kernel itself answers.
+///
+/// # Safety
+/// The call must be one that touches no memory but what its arguments name, validly.
+#[inline(always)]
+unsafe fn system_call(number: i64, first: usize, second: usize, third: usize) -> isize {
+    let answer: isize;
+    // SAFETY: the kernel's calling convention of x86_64; it clobbers rcx and r11. The rest is the caller's promise.
+    unsafe {
+        asm!("syscall", inlateout("rax") number => answer, in("rdi") first, in("rsi") second, in("rdx") third,
+            lateout("rcx") _, lateout("r11") _, options(nostack));
+    }
+    answer
+}
+
+/// What can be forgotten, after the heap has been trimmed.
+fn trimmed() -> Vec<(usize, usize)> {
+    let ranges = unchanged_file_mappings(&std::fs::read_to_string("/proc/self/smaps").unwrap_or_default());
+    // SAFETY: malloc_trim touches only memory that the allocator holds free.
+    unsafe { libc::malloc_trim(0) };
+    ranges
 }
 
 /// Ranges of proc_pid_smaps(5) that map a file, cannot be written, and hold no page of their own.
@@ -64,5 +105,20 @@ mod tests {
         assert_eq!(unchanged_file_mappings(&smaps.concat()), [(0x0020_0000, 0x0033_7000), (0x0033_7000, 0x006c_b000)]);
         give_back();
         assert!(smaps.len() > 3, "code and data are still there");
+    }
+
+    #[test]
+    fn who_rests_is_woken_as_by_poll() {
+        use std::io::Write as _;
+        use std::os::fd::AsFd as _;
+
+        use nix::poll::PollFlags;
+
+        let (mut ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        let mut watched = [PollFd::new(theirs.as_fd(), PollFlags::POLLIN)];
+        assert_eq!(rest(&mut watched, PollTimeout::from(10u8)), Ok(0));
+        ours.write_all(b"x").unwrap();
+        assert_eq!(rest(&mut watched, PollTimeout::NONE), Ok(1));
+        assert_eq!(watched[0].revents(), Some(PollFlags::POLLIN));
     }
 }
