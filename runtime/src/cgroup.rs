@@ -454,12 +454,7 @@ fn tree(directory: &Path) -> Result<Vec<PathBuf>, CgroupError> {
             Err(source) => return Err(CgroupError::File { path: group, source }),
         };
         for entry in entries {
-            let entry = match entry {
-                Ok(entry) => entry,
-                // Removed since it was opened.
-                Err(error) if is_gone(&error) => break,
-                Err(source) => return Err(CgroupError::File { path: group, source }),
-            };
+            let entry = entry.map_err(CgroupError::file(&group))?;
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 groups.push(entry.path());
             }
