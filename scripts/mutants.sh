@@ -45,7 +45,7 @@ for file in "${files[@]}"; do
   say "$file"
   # shellcheck disable=SC2086 # words on purpose
   scripts/confined.sh "$work" -- cargo mutants --in-place --dir "$work/source" --output "$out" --file "$file" \
-    --package "$package" --test-package "$package" --jobs 1 --minimum-test-timeout 60 --build-timeout 600 \
+    --package "$package" --test-package "$package" --minimum-test-timeout 60 --build-timeout 600 \
     --no-shuffle --colors never -- $tests || status=$?
   [ "$status" = 0 ] || [ "$status" = 2 ] || [ "$status" = 3 ] || fail "cargo mutants ended with $status"
   if [ -s "$out/mutants.out/missed.txt" ]; then
