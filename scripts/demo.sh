@@ -9,7 +9,10 @@ work=$(mktemp -d /tmp/neargate-demo.XXXXXX)
 agent_pid='' registry_pid='' before=''
 cleanup() {
   local status=$?
-  trap - EXIT INT TERM
+  # Another Ctrl-C must not leave half of it behind.
+  trap - EXIT
+  trap '' INT TERM HUP
+  [ "$status" = 0 ] || echo "Cleaning up; a task may take its stopTimeout" >&2
   if [ -n "$agent_pid" ]; then stop_all || true; fi
   end "$agent_pid"
   end "$registry_pid"
@@ -17,11 +20,11 @@ cleanup() {
     echo "The agent's last words:" >&2
     tail -n 20 "$work/neargated.log" >&2
   fi
-  rm -rf "$work"
+  rm -rf --one-file-system "$work" "$work.before"
   exit "$status"
 }
 trap cleanup EXIT
-trap 'exit 130' INT TERM
+trap 'exit 130' INT TERM HUP
 
 # Runs examples/$1.json to its end and checks the exit code of `run --follow` against $2.
 follow() {

@@ -28,6 +28,10 @@ make_python() {
   mkdir "$work/python"
   tar -C "$work/python" -xf "$work/python-root.tar" --exclude='./usr/share/doc/*' --exclude='./usr/share/man/*' \
     --exclude='./var/lib/apt/*' --exclude='./var/cache/*' --exclude='./dev/*'
+  # Health checks with CMD-SHELL and people who look around want a shell.
+  install -D -m 755 /bin/busybox "$work/python/usr/bin/busybox"
+  [ -e "$work/python/bin" ] || ln -s usr/bin "$work/python/bin"
+  [ -e "$work/python/bin/sh" ] || ln -s /usr/bin/busybox "$work/python/bin/sh"
   printf 'root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n' >"$work/python/etc/passwd"
   printf 'root:x:0:\nnogroup:x:65534:\n' >"$work/python/etc/group"
   tar --sort=name --numeric-owner -C "$work/python" -cf "$work/python.tar" .

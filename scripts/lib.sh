@@ -46,7 +46,7 @@ YML
   await answers "$port" || fail "the registry did not start: $(tail -n 5 "$1/registry.log")"
 }
 
-# Starts an agent below $1/root that finds docker.io's images in $registry; sets agent_pid and NEARGATE_SOCKET.
+# Starts an agent below $1/root that finds docker.io's images in $registry.
 start_agent() {
   mkdir -p "$1/root"
   cat >"$1/neargated.toml" <<TOML
@@ -54,6 +54,11 @@ start_agent() {
 [registries."docker.io"]
 mirrors = ["$registry"]
 TOML
+  launch_agent "$1"
+}
+
+# Starts an agent with the configuration that is there; sets agent_pid and NEARGATE_SOCKET.
+launch_agent() {
   setsid "$bin/neargated" --root "$1/root" --config "$1/neargated.toml" >"$1/neargated.log" 2>&1 </dev/null &
   agent_pid=$!
   export NEARGATE_SOCKET=$1/root/run/neargated.sock

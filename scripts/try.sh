@@ -38,16 +38,21 @@ start_time() { sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | cut -d' ' -f20; }
 stop() {
   [ -e "$work/pids" ] || fail "nothing to stop: make try was not run"
   export NEARGATE_SOCKET=$work/root/run/neargated.sock
+  if [ -d "$work/root/run" ] && ! "$bin/neargate" host >/dev/null 2>&1; then
+    echo "The agent is gone and its tasks may run on: an agent is started again to stop them."
+    launch_agent "$work"
+    echo "$agent_pid $(start_time "$agent_pid")" >>"$work/pids"
+  fi
   if "$bin/neargate" host >/dev/null 2>&1; then
     echo "Stopping the tasks; one that ignores SIGTERM takes its stopTimeout (30 s unless it says otherwise)."
     stop_all
   fi
   while read -r pid started; do
-    [ "$(start_time "$pid")" = "$started" ] || continue
+    [ "$(start_time "$pid")" = "$started" ] && [ -n "$started" ] || continue
     kill "$pid"
     await gone "$pid" "$started" || fail "process $pid does not end"
   done <"$work/pids"
-  rm -rf "$work"
+  rm -rf --one-file-system "$work"
   echo "The agent and the registry have ended; no task and no file of theirs is left."
 }
 

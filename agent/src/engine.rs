@@ -252,8 +252,15 @@ impl Engine {
 }
 
 impl Shared {
-    /// Starts the driver of a task, which waits for what it demands, where it does not have that already.
-    fn drive(self: &Arc<Self>, id: TaskId, record: TaskRecord, demand: Option<Demand>, timing: Option<Arc<Timing>>) {
+    /// The driver of a task that can be found from now on; it waits for what it demands, where it does not have that
+    /// already.
+    fn driver(
+        self: &Arc<Self>,
+        id: TaskId,
+        record: TaskRecord,
+        demand: Option<Demand>,
+        timing: Option<Arc<Timing>>,
+    ) -> Driver<Host> {
         let (publish, view) = watch::channel(Arc::new(record.clone()));
         let (commands, received) = mpsc::channel(COMMANDS);
         let (admit, admission) = oneshot::channel();
@@ -266,8 +273,7 @@ impl Shared {
         let timing = timing.unwrap_or_else(|| Arc::new(Timing::of_earlier(&id)));
         let (unsaved, news) = (false, Vec::new());
         let commands = received;
-        let driver = Driver { id, shared, sandbox, record, publish, commands, admission, unsaved, timing, news };
-        tokio::spawn(driver.run());
+        Driver { id, shared, sandbox, record, publish, commands, admission, unsaved, timing, news }
     }
 
     /// Keeps a task that is over, to be described.

@@ -108,8 +108,8 @@ impl Events {
     fn after(&self, sequence: i64) -> (i64, Vec<Arc<Event>>) {
         let ring = self.ring();
         let first = ring.first();
-        let missed = (first - 1 - sequence).max(0);
-        let skip = usize::try_from(sequence + 1 - first).unwrap_or(0);
+        let missed = (first - 1).saturating_sub(sequence).max(0);
+        let skip = usize::try_from(sequence.saturating_add(1).saturating_sub(first)).unwrap_or(0);
         (missed, ring.events.iter().skip(skip).take(BATCH).cloned().collect())
     }
 

@@ -2,8 +2,12 @@
 //! image gets here in `images/pull.rs`.
 
 use std::collections::{HashMap, HashSet};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::task::JoinHandle;
 
 use crate::content::{IMAGES, Store, StoreError, TakeError};
 use crate::digest::Digest;
@@ -39,6 +43,9 @@ pub enum OpenError {
     /// A registry's certificate authority is unusable.
     #[error("cannot set up the registry client")]
     Client(#[source] crate::registry::RegistryError),
+    /// The threads for unpacking cannot be had.
+    #[error("cannot set up the unpackers")]
+    Unpackers(#[source] io::Error),
 }
 
 /// Layers that running pulls rely on, which are no one's yet; counted, as pulls may share them.
@@ -75,7 +82,42 @@ struct Inner {
     /// held across an await or a download.
     changes: Mutex<Pins>,
     flights: Flights,
+    unpackers: Unpackers,
     clients: crate::registry::Clients,
+}
+
+/// Threads of their own: a layer that arrives slowly must not keep the host's other work from those that tokio has for
+/// what blocks.
+#[derive(Debug)]
+pub(crate) struct Unpackers {
+    /// Some until it is dropped.
+    runtime: Option<Runtime>,
+    handle: Handle,
+}
+
+/// As many layers arrive at once; further ones wait.
+const MAX_UNPACKERS: usize = 128;
+
+impl Unpackers {
+    fn new() -> io::Result<Unpackers> {
+        let runtime =
+            Builder::new_current_thread().thread_name("unpack").max_blocking_threads(MAX_UNPACKERS).build()?;
+        Ok(Unpackers { handle: runtime.handle().clone(), runtime: Some(runtime) })
+    }
+
+    /// Runs what waits for a layer's bytes.
+    pub(crate) fn spawn<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+        self.handle.spawn_blocking(work)
+    }
+}
+
+impl Drop for Unpackers {
+    fn drop(&mut self) {
+        // A runtime that is dropped where others run would wait, which they may not.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 /// The images of one host, below one directory. Cheap to clone. All methods that are not async block on the disk.
@@ -91,7 +133,8 @@ impl Images {
         })?;
         let clients = crate::registry::Clients::new(&config).map_err(OpenError::Client)?;
         let (changes, flights) = (Mutex::default(), Flights::default());
-        Ok(Self(Arc::new(Inner { store, config, changes, flights, clients })))
+        let unpackers = Unpackers::new().map_err(OpenError::Unpackers)?;
+        Ok(Self(Arc::new(Inner { store, config, changes, flights, unpackers, clients })))
     }
 
     /// Brings the image here and answers it; asks the source which image the reference means now. With an `owner` it is

@@ -259,17 +259,26 @@ impl Place<'_> {
             used.map_err(|source| cannot_create(&MonitorError::Terminal(source)))?;
         }
         let init = created.init();
+        let known = own_process().map_err(|error| cannot_create(&error)).and_then(|monitor| {
+            let target = ExecTarget::new(init, &self.args.id, &self.bundle, &bundle.config, filters);
+            Ok((monitor, target.map_err(|error| cannot_create(&error))?))
+        });
+        let (monitor, target) = match known {
+            Ok(known) => known,
+            Err(failed) => {
+                // The first error is the one to tell.
+                let _ = created.abort();
+                return Err(failed);
+            }
+        };
         let running = created_start(created).inspect_err(|_| {
             // Its program may even run, where only the record of that failed. The error is what counts.
             let _ = container::signal_process(init, nix::libc::SIGKILL);
             let _ = nix::sys::wait::waitpid(Pid::from_raw(init.pid), None);
             let _ = container::delete(&self.state_root, &self.args.id, true);
         })?;
-        let monitor = own_process().map_err(|error| cannot_create(&error))?;
         let moments = Moments { entered: self.entered, ..running.moments };
         let record = MonitorRecord { format: protocol::FORMAT, monitor, init, started_at: now(), moments };
-        let target = ExecTarget::new(init, &self.args.id, &self.bundle, &bundle.config, filters)
-            .map_err(|error| cannot_create(&error))?;
         Ok(Started { running, target, record, outputs, stdin, console })
     }
 
@@ -281,8 +290,14 @@ impl Place<'_> {
         mut log: Log,
     ) -> Result<ExitCode, MonitorError> {
         let started_at = started.record.started_at;
-        self.record(protocol::MONITOR_FILE, &started.record)?;
-        tell(&Ready::Started(started.record.clone()));
+        match self.record(protocol::MONITOR_FILE, &started.record) {
+            Ok(()) => tell(&Ready::Started(started.record.clone())),
+            Err(error) => {
+                // Nobody would ever find it: it ends as what could not be looked after.
+                complain(&error);
+                let _ = container::signal_process(started.record.init, nix::libc::SIGKILL);
+            }
+        }
         // What was needed to start is not needed again, and there may be thousands of us.
         memory::give_back();
         let cgroup = started.running.cgroup.clone();

@@ -70,12 +70,15 @@ impl Engine {
             let tasks = records.iter().map(|(_, record)| record.task.clone()).collect();
             for (id, record) in records {
                 let demand = (!record.admitted).then(|| demand.clone());
-                shared.events.tell(events::task::status(&record));
+                let is_new = events::task::status(&record);
                 let timing = Timing::new(&id, arrived);
                 for (name, begins, ends) in [("admission", arrived, admitted), ("store", admitted, stored)] {
                     timing.note(Phase { name, part_of: None, container: None, begins, ends });
                 }
-                shared.drive(id, record, demand, Some(Arc::new(timing)));
+                let driver = shared.driver(id, record, demand, Some(Arc::new(timing)));
+                // Once it can be found and before it changes.
+                shared.events.tell(is_new);
+                tokio::spawn(driver.run());
             }
             shared.admit();
             shared.changed();

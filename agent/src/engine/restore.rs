@@ -190,7 +190,7 @@ impl Engine {
         }
         // Not before all is known that is taken: the first to end lets others in.
         for (id, record, demand) in drivers {
-            shared.drive(id, record, demand, None);
+            tokio::spawn(shared.driver(id, record, demand, None).run());
         }
         shared.admit();
         Ok(())

@@ -68,10 +68,11 @@ fn look(shared: &Shared) {
         }
         let age = now - record.task.stopped_at();
         // A task that is forgotten sooner than its disks must not leave them behind.
-        if age > history.disk_keep().min(history.keep()).as_secs_f64() && !record.disks_removed {
-            remove(shared, &id, &record);
+        let mut disks_removed = record.disks_removed;
+        if age > history.disk_keep().min(history.keep()).as_secs_f64() && !disks_removed {
+            disks_removed = remove(shared, &id, &record);
         }
-        if age > history.keep().as_secs_f64() {
+        if age > history.keep().as_secs_f64() && disks_removed {
             forgotten.push(id);
         }
     }
@@ -107,15 +108,17 @@ fn save_again(shared: &Shared) {
     }
 }
 
-fn remove(shared: &Shared, id: &TaskId, record: &TaskRecord) {
+/// Whether the task's disks are gone.
+fn remove(shared: &Shared, id: &TaskId, record: &TaskRecord) -> bool {
     let places = Places::of(&shared.config.root, id);
     if let Err(error) = remove_disks(&places) {
         tracing::error!(task = %id, error = chain(&error), "the disks of a stopped task could not be removed");
-        return;
+        return false;
     }
     let removed = TaskRecord { disks_removed: true, ..record.clone() };
     match shared.store.put_task(shared.names.cluster(), id, &removed) {
         Ok(()) => shared.keep(id.clone(), removed),
         Err(error) => tracing::error!(task = %id, error = chain(&error), "a stopped task could not be saved"),
     }
+    true
 }

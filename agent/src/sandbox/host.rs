@@ -35,6 +35,7 @@ use crate::timing::{Phase, since_boot};
 
 mod disk;
 pub mod executable;
+mod tree;
 
 /// How often a restarted agent looks whether a monitor that holds its lock has written its record.
 const POLL: Duration = Duration::from_millis(5);
@@ -244,7 +245,13 @@ impl Sandbox for Host {
         let mut monitor = self.monitor(bundle, how, lock)?.command.spawn().map_err(execute)?;
         if let Some(started) = monitor.id().and_then(|pid| ProcessRef::of(pid.cast_signed()).ok()) {
             let text = serde_json::to_vec(&started).unwrap_or_default();
-            told.set_len(0).and_then(|()| io::Write::write_all(&mut told, &text)).map_err(file(&path))?;
+            let written = told.set_len(0).and_then(|()| io::Write::write_all(&mut told, &text));
+            if let Err(source) = written {
+                // Nothing may run that nobody could find again.
+                monitor.kill().await.map_err(execute)?;
+                self.end_lost(bundle).await?;
+                return Err(file(&path)(source));
+            }
         }
         // Every copy of ours must go: the lock is to be free when the monitor ends.
         drop(told);
@@ -474,10 +481,7 @@ pub fn make_directory(path: &Path, mode: u32) -> Result<(), SandboxError> {
 
 /// Removes a directory with all that is in it; one that is not there is success.
 pub fn remove_tree(path: &Path) -> Result<(), SandboxError> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(file(path)(error)),
-        _ => Ok(()),
-    }
+    tree::remove(path).map_err(file(path))
 }
 
 fn file(path: &Path) -> impl FnOnce(io::Error) -> SandboxError {

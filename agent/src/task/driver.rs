@@ -235,9 +235,10 @@ impl<S: Sandbox + Clone> Driver<S> {
     async fn fail(&mut self, reason: &str, container: Option<usize>) {
         let container = container.and_then(|index| self.record.task.containers.get_mut(index));
         let name = container.as_ref().map(|container| container.name().to_owned());
+        let reason = &cut(reason);
         tracing::warn!(task = %self.id, container = name, reason, "task failed to start");
         if let Some(container) = container {
-            container.reason = Some(cut(reason));
+            container.reason = Some(reason.clone());
         }
         self.stop("TaskFailedToStart", reason).await;
     }

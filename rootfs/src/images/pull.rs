@@ -230,7 +230,10 @@ impl Pull {
             self.source.blob(&layer.blob, &mut sink).await
         };
         let work = self.unpack_work(&layer, arriving, budget);
-        let (downloaded, unpacked) = tokio::join!(download, self.blocking(work));
+        let unpacking = self.images.0.unpackers.spawn(work);
+        let unpacked =
+            async { unpacking.await.map_err(|source| PullError::Interrupted { reference: self.name(), source }) };
+        let (downloaded, unpacked) = tokio::join!(download, unpacked);
         // A download that failed explains a stream that ended early.
         downloaded.map_err(|error| self.layer_source(&layer, error))?;
         unpacked??;

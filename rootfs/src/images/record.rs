@@ -120,11 +120,21 @@ fn name_file(reference: &str) -> String {
     Digest::of(reference.as_bytes()).hex().to_owned()
 }
 
+fn without_damaged<R>(record: Result<Option<R>, StoreError>) -> Result<Option<R>, StoreError> {
+    match record {
+        Err(error @ StoreError::Record(..)) => {
+            tracing::warn!(error = %error, "the name of an image is left out");
+            Ok(None)
+        }
+        other => other,
+    }
+}
+
 impl Store {
-    /// Every name with the image it means.
+    /// Every name with the image it means. One that is damaged hides no other; the next pull by that name replaces it.
     pub(crate) fn names(&self) -> Result<Vec<NameRecord>, StoreError> {
         let records = self.list(NAMES)?.into_iter().map(|name| self.read_record(NAMES, name));
-        records.filter_map(Result::transpose).collect()
+        records.filter_map(|record| without_damaged(record).transpose()).collect()
     }
 
     /// The record of one name.
@@ -135,8 +145,11 @@ impl Store {
     /// Lets `reference` mean the image `id` and keeps the time. The caller holds the change lock.
     pub(crate) fn save_name(&self, reference: &str, id: &ImageId) -> Result<(), StoreError> {
         let file = name_file(reference);
-        if self.name(reference)?.is_some_and(|name| name.id == *id) {
-            return self.touch(NAMES, &file);
+        match self.name(reference) {
+            Ok(Some(name)) if name.id == *id => return self.touch(NAMES, &file),
+            // What is damaged is replaced.
+            Ok(_) | Err(StoreError::Record(..)) => {}
+            Err(error) => return Err(error),
         }
         let name = NameRecord { format: FORMAT, reference: reference.to_owned(), id: id.clone() };
         self.save_record(NAMES, &file, &name)

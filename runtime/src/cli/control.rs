@@ -193,13 +193,16 @@ fn resources(args: &Update) -> Result<LinuxResources, Box<dyn Error>> {
     if args.resources.is_none() && flags.iter().all(|(.., value)| value.is_none()) {
         return Err(ControlError::NothingToUpdate.into());
     }
+    let path = args.resources.clone().unwrap_or_default();
+    let parse = |source| ControlError::Parse { path: path.clone(), source };
+    // As it is first: the flags are written into objects.
+    serde_json::from_value::<LinuxResources>(wanted.clone()).map_err(parse)?;
     for (group, name, value) in flags {
         if let Some(value) = value {
             wanted[group][name] = value;
         }
     }
-    let path = args.resources.clone().unwrap_or_default();
-    Ok(serde_json::from_value(wanted).map_err(|source| ControlError::Parse { path, source })?)
+    Ok(serde_json::from_value(wanted).map_err(parse)?)
 }
 
 fn read_json(path: &Path) -> Result<Value, ControlError> {

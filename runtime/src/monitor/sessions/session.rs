@@ -216,7 +216,8 @@ impl Session {
         let Some(connection) = &mut self.connection else { return };
         if connection.state == State::Open {
             let written = self.taken - self.input.len() as u64;
-            if self.told_written < written {
+            // The latest number is enough for a client that reads late.
+            if self.told_written < written && connection.waiting() < HIGH_WATER {
                 connection.tell(Kind::Taken, &Bytes { bytes: written });
                 self.told_written = written;
             }
