@@ -11,6 +11,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use nix::fcntl::OFlag;
@@ -18,17 +19,23 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 
 use crate::digest::Digest;
+use crate::excerpt;
+use crate::images::Limits;
 use crate::manifest::{self, Blob, MAX_DOCUMENT_BYTES, ManifestError};
 use crate::reference::Reference;
 use crate::registry::{Fetched, Sink};
-use crate::unpack::{Kind, Tar, TarError, compression, inflate};
+use crate::unpack::{Kind, LimitError, Tar, TarError, compression, inflate};
 
 const MANIFEST: &[u8] = b"manifest.json";
 const CHUNK: usize = 128 << 10;
+/// Bytes that are inflated and left out between two looks at whether the layer is still waited for.
+const STEP: u64 = 8 << 20;
 /// Chunks that were read and not taken yet.
 const CHANNEL_DEPTH: usize = 4;
 /// Members of the whole tar; docker writes four for each layer.
 const MAX_MEMBERS: usize = 65_536;
+/// Names and link targets of all members, in bytes: as many members with long digests in their names have less.
+const MAX_NAME_BYTES: usize = 16 << 20;
 /// Links from one member to the next: docker writes one for a layer that several images share.
 const MAX_LINKS: usize = 8;
 
@@ -50,6 +57,12 @@ pub enum ArchiveError {
     /// It has more members than any image.
     #[error("{} has more than {MAX_MEMBERS} members", .0.display())]
     TooManyMembers(PathBuf),
+    /// Its members have longer names than those of any image.
+    #[error("{} has members with more than {MAX_NAME_BYTES} bytes of names", .0.display())]
+    Names(PathBuf),
+    /// It inflates to more than an image may.
+    #[error("{} is refused", .0.display())]
+    Limit(PathBuf, #[source] LimitError),
     /// A member is missing, or is no file.
     #[error("{} has no file {member:?}; was it written by docker save?", file.display())]
     Member {
@@ -139,18 +152,19 @@ struct Found {
 #[derive(Debug)]
 pub(crate) struct Archive {
     file: PathBuf,
+    max_bytes: u64,
     found: tokio::sync::OnceCell<Found>,
 }
 
 impl Archive {
-    pub(crate) fn open(file: &Path) -> Self {
-        Self { file: file.to_owned(), found: tokio::sync::OnceCell::new() }
+    pub(crate) fn open(file: &Path, limits: &Limits) -> Self {
+        Self { file: file.to_owned(), max_bytes: limits.max_image_bytes, found: tokio::sync::OnceCell::new() }
     }
 
     /// The manifest of the image with that name; without a name the only one there is, or `latest` among several.
     pub(crate) async fn resolve(&self, name: Option<&str>) -> Result<Fetched, ArchiveError> {
-        let (reader, name) = (Reader(self.file.clone()), name.map(str::to_owned));
-        let (manifest, found) = self.blocking(move || reader.image(name.as_deref())).await??;
+        let name = name.map(str::to_owned);
+        let (manifest, found) = self.blocking(move |reader| reader.image(name.as_deref())).await??;
         // One archive is asked for one image.
         let _already = self.found.set(found);
         let digest = Digest::of(&manifest);
@@ -165,10 +179,9 @@ impl Archive {
     /// Sends the layer into the sink; its blob is named by its diff id here.
     pub(crate) async fn layer(&self, layer: &Blob, sink: &mut Sink<'_>) -> Result<(), ArchiveError> {
         let extent = self.found.get().and_then(|found| found.layers.get(&layer.digest).copied());
-        let extent = extent.ok_or_else(|| Reader(self.file.clone()).missing(layer.digest.to_string().as_bytes()))?;
+        let extent = extent.ok_or_else(|| missing(&self.file, layer.digest.to_string().as_bytes()))?;
         let (send, mut receive) = mpsc::channel(CHANNEL_DEPTH);
-        let reader = Reader(self.file.clone());
-        let reading = self.blocking(move || reader.send(extent, &send));
+        let reading = self.blocking(move |reader| reader.send(extent, &send));
         let passing = async {
             while let Some(chunk) = receive.recv().await {
                 if sink.send(chunk).await.is_err() {
@@ -181,23 +194,34 @@ impl Archive {
         tokio::join!(reading, passing).0?
     }
 
-    async fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, ArchiveError> {
+    /// Gives the work a reader that ends when whoever waits for it has gone.
+    async fn blocking<T, W>(&self, work: W) -> Result<T, ArchiveError>
+    where
+        T: Send + 'static,
+        W: FnOnce(Reader) -> T + Send + 'static,
+    {
+        let asking = Arc::new(());
+        let reader = Reader { file: self.file.clone(), max_bytes: self.max_bytes, asked: Arc::downgrade(&asking) };
         let interrupted = |source| ArchiveError::Interrupted(self.file.clone(), source);
-        tokio::task::spawn_blocking(work).await.map_err(interrupted)
+        tokio::task::spawn_blocking(move || work(reader)).await.map_err(interrupted)
     }
 }
 
 /// The blocking side.
-struct Reader(PathBuf);
+struct Reader {
+    file: PathBuf,
+    max_bytes: u64,
+    asked: Weak<()>,
+}
 
 impl Reader {
     /// Finds an image: its manifest, made here, and what lies where.
     fn image(&self, name: Option<&str>) -> Result<(Bytes, Found), ArchiveError> {
         let members = self.members()?;
-        let document = |source| ArchiveError::Document { file: self.0.clone(), source };
+        let document = |source| ArchiveError::Document { file: self.file.clone(), source };
         let bytes = self.document(&members, MANIFEST)?;
         let entries: Vec<Entry> = serde_json::from_slice(&bytes)
-            .map_err(|source| document(ManifestError::Malformed { what: "manifest.json", source }))?;
+            .map_err(|source| document(ManifestError::malformed("manifest.json", source)))?;
         let entry = self.choose(entries, name)?;
         let config = self.document(&members, entry.config.as_bytes())?;
         self.check_name(&entry.config, &config)?;
@@ -242,8 +266,8 @@ impl Reader {
         match position(&whole).or_else(|| position(&tag_alone)) {
             Some(index) => Ok(entries.swap_remove(index)),
             None => {
-                let offered = entries.iter().flat_map(tags).collect();
-                Err(ArchiveError::NoSuchName { file: self.0.clone(), name: wanted.to_owned(), offered })
+                let offered = excerpt::list(entries.iter().flat_map(tags));
+                Err(ArchiveError::NoSuchName { file: self.file.clone(), name: excerpt::text(wanted), offered })
             }
         }
     }
@@ -254,9 +278,12 @@ impl Reader {
         let hex = base.strip_suffix(".json").unwrap_or(base);
         let found = Digest::of(config);
         match format!("sha256:{hex}").parse::<Digest>() {
-            Ok(expected) if expected != found => {
-                Err(ArchiveError::DigestMismatch { file: self.0.clone(), member: member.to_owned(), expected, found })
-            }
+            Ok(expected) if expected != found => Err(ArchiveError::DigestMismatch {
+                file: self.file.clone(),
+                member: excerpt::text(member),
+                expected,
+                found,
+            }),
             _ => Ok(()),
         }
     }
@@ -264,10 +291,10 @@ impl Reader {
     /// All members by their plain names; of several with one name the last counts, as where they are extracted.
     fn members(&self) -> Result<HashMap<Vec<u8>, Member>, ArchiveError> {
         let mut tar = Tar::new(self.uncompressed()?);
-        let mut members = HashMap::new();
+        let (mut members, mut name_bytes) = (HashMap::new(), 0);
         while let Some(member) = tar.next().map_err(|e| self.damaged(e))? {
             if members.len() == MAX_MEMBERS {
-                return Err(ArchiveError::TooManyMembers(self.0.clone()));
+                return Err(ArchiveError::TooManyMembers(self.file.clone()));
             }
             let what = match member.kind {
                 Kind::File(bytes) => Member::File(Extent { offset: tar.position(), bytes }),
@@ -275,7 +302,12 @@ impl Reader {
                 Kind::Hardlink(target) => Member::Link(plain(&target)),
                 _ => Member::Other,
             };
-            members.insert(plain(&member.path), what);
+            let name = plain(&member.path);
+            name_bytes += name.len() + if let Member::Link(target) = &what { target.len() } else { 0 };
+            if name_bytes > MAX_NAME_BYTES {
+                return Err(ArchiveError::Names(self.file.clone()));
+            }
+            members.insert(name, what);
             tar.skip_data(Uncompressed::skip).map_err(|e| self.damaged(e))?;
         }
         Ok(members)
@@ -290,14 +322,13 @@ impl Reader {
                 Some(Member::Other) | None => break,
             }
         }
-        Err(self.missing(name))
+        Err(missing(&self.file, name))
     }
 
     fn document(&self, members: &HashMap<Vec<u8>, Member>, name: &[u8]) -> Result<Bytes, ArchiveError> {
         let extent = self.extent(members, name)?;
         if extent.bytes > MAX_DOCUMENT_BYTES {
-            let member = String::from_utf8_lossy(name).into_owned();
-            return Err(ArchiveError::TooLarge { file: self.0.clone(), member });
+            return Err(ArchiveError::TooLarge { file: self.file.clone(), member: excerpt::text(name) });
         }
         let mut bytes = Vec::new();
         let mut reader = self.uncompressed()?;
@@ -312,7 +343,7 @@ impl Reader {
         // In steps: whoever waits for the layer may go while a large archive is read up to it.
         let mut left = extent.offset;
         while left > 0 && !chunks.is_closed() {
-            let step = if reader.is_seekable() { left } else { left.min(8 << 20) };
+            let step = if reader.is_seekable() { left } else { left.min(STEP) };
             reader.skip(step).map_err(|e| self.unreadable(e))?;
             left -= step;
         }
@@ -337,13 +368,13 @@ impl Reader {
 
     fn uncompressed(&self) -> Result<Uncompressed, ArchiveError> {
         // A pipe that nobody writes to would be waited for.
-        let opened = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(&self.0);
+        let opened = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(&self.file);
         let mut file = opened.map_err(|e| match e.kind() {
-            io::ErrorKind::NotFound => ArchiveError::NotFound(self.0.clone()),
+            io::ErrorKind::NotFound => ArchiveError::NotFound(self.file.clone()),
             _ => self.unreadable(e),
         })?;
         if !file.metadata().map_err(|e| self.unreadable(e))?.is_file() {
-            return Err(ArchiveError::NotAFile(self.0.clone()));
+            return Err(ArchiveError::NotAFile(self.file.clone()));
         }
         let mut head = Vec::new();
         let compressed = (&mut file)
@@ -353,53 +384,82 @@ impl Reader {
             .map(|_| compression(&head).is_some())
             .map_err(|e| self.unreadable(e))?;
         let buffered = BufReader::with_capacity(CHUNK, file);
-        if compressed {
-            return inflate(buffered).map(Uncompressed::Stream).map_err(|e| self.unreadable(e));
-        }
-        Ok(Uncompressed::File(buffered))
+        let source = if compressed {
+            inflate(buffered).map(Origin::Inflated).map_err(|e| self.unreadable(e))?
+        } else {
+            Origin::File(buffered)
+        };
+        Ok(Uncompressed { source, inflated: 0, max_bytes: self.max_bytes, asked: self.asked.clone() })
     }
 
+    /// A limit that was hit inside the stream comes out of it wrapped.
     fn unreadable(&self, error: io::Error) -> ArchiveError {
-        ArchiveError::Read(self.0.clone(), error)
+        match error.get_ref().and_then(|inner| inner.downcast_ref::<LimitError>()) {
+            Some(limit) => ArchiveError::Limit(self.file.clone(), *limit),
+            None => ArchiveError::Read(self.file.clone(), error),
+        }
     }
 
     fn damaged(&self, error: TarError) -> ArchiveError {
-        ArchiveError::Tar(self.0.clone(), error)
-    }
-
-    fn missing(&self, member: &[u8]) -> ArchiveError {
-        ArchiveError::Member { file: self.0.clone(), member: String::from_utf8_lossy(member).into_owned() }
+        match error {
+            TarError::Read(error) if error.get_ref().is_some_and(|inner| inner.is::<LimitError>()) => {
+                self.unreadable(error)
+            }
+            error => ArchiveError::Tar(self.file.clone(), error),
+        }
     }
 }
 
-/// The tar itself.
-enum Uncompressed {
+fn missing(file: &Path, member: &[u8]) -> ArchiveError {
+    ArchiveError::Member { file: file.to_owned(), member: excerpt::text(member) }
+}
+
+/// The tar itself, from its beginning. Reading it costs time even where nothing is kept of it: it ends with the interest
+/// in it, and one that is inflated at a limit, which each pass over it has for itself.
+struct Uncompressed {
+    source: Origin,
+    inflated: u64,
+    max_bytes: u64,
+    asked: Weak<()>,
+}
+
+enum Origin {
     File(BufReader<File>),
-    Stream(Box<dyn Read>),
+    Inflated(Box<dyn Read>),
 }
 
 impl Uncompressed {
     fn is_seekable(&self) -> bool {
-        matches!(self, Self::File(_))
+        matches!(self.source, Origin::File(_))
     }
 
     /// Goes on behind the next `bytes`. Answers how many there were; behind the end of a file there may be any number.
     fn skip(&mut self, bytes: u64) -> io::Result<u64> {
-        match self {
-            Self::File(file) => {
+        match &mut self.source {
+            Origin::File(file) => {
                 let step = i64::try_from(bytes).map_err(|_| io::ErrorKind::UnexpectedEof)?;
                 file.seek_relative(step).map(|()| bytes)
             }
-            Self::Stream(stream) => io::copy(&mut stream.take(bytes), &mut io::sink()),
+            Origin::Inflated(_) => io::copy(&mut self.take(bytes), &mut io::sink()),
         }
     }
 }
 
 impl Read for Uncompressed {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::File(file) => file.read(out),
-            Self::Stream(stream) => stream.read(out),
+        if self.asked.strong_count() == 0 {
+            return Err(io::Error::other("nobody waits for it any more"));
+        }
+        match &mut self.source {
+            Origin::File(file) => file.read(out),
+            Origin::Inflated(stream) => {
+                let amount = stream.read(out)?;
+                self.inflated += amount as u64;
+                if self.inflated > self.max_bytes {
+                    return Err(io::Error::other(LimitError::Bytes(self.max_bytes)));
+                }
+                Ok(amount)
+            }
         }
     }
 }

@@ -7,6 +7,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use crate::excerpt;
+
 /// The digest of some content: OCI image-spec, descriptor.md, "Digests", restricted to `sha256`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -44,13 +46,13 @@ impl FromStr for Digest {
 
     fn from_str(text: &str) -> Result<Self, DigestError> {
         let Some((algorithm, hex)) = text.split_once(':') else {
-            return Err(DigestError::Malformed(text.to_owned()));
+            return Err(DigestError::Malformed(excerpt::text(text)));
         };
         if algorithm != "sha256" {
-            return Err(DigestError::Algorithm(algorithm.to_owned()));
+            return Err(DigestError::Algorithm(excerpt::text(algorithm)));
         }
         if hex.len() != 64 || !hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
-            return Err(DigestError::Malformed(text.to_owned()));
+            return Err(DigestError::Malformed(excerpt::text(text)));
         }
         Ok(Self(hex.to_owned()))
     }

@@ -93,7 +93,7 @@ impl Layout {
         let bytes = read_document(&path).await?;
         let index_error = |source| LayoutError::Index { path: path.clone(), source };
         let index: ImageIndex = serde_json::from_slice(&bytes)
-            .map_err(|source| index_error(ManifestError::Malformed { what: "layout index", source }))?;
+            .map_err(|source| index_error(ManifestError::malformed("layout index", source)))?;
         let named = |tag: &str| -> Vec<Descriptor> {
             let name = |d: &Descriptor| d.annotations().as_ref().and_then(|a| a.get(REF_NAME).cloned());
             index.manifests().iter().filter(|d| name(d).as_deref() == Some(tag)).cloned().collect()

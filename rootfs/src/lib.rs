@@ -29,6 +29,7 @@
 mod archive;
 mod content;
 mod digest;
+mod excerpt;
 mod gc;
 mod images;
 mod layout;

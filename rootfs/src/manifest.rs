@@ -5,6 +5,7 @@ use oci_spec::image::{Descriptor, ImageConfiguration, ImageIndex, ImageManifest}
 use serde::Deserialize;
 
 use crate::digest::{Digest, DigestError};
+use crate::excerpt;
 
 /// Largest manifest, index or configuration accepted (OCI distribution-spec asks registries to take manifests of 4 MiB).
 pub(crate) const MAX_DOCUMENT_BYTES: u64 = 4 << 20;
@@ -64,6 +65,18 @@ pub enum ManifestError {
     },
 }
 
+impl ManifestError {
+    /// Of a document that is no JSON of the expected shape. What does not fit is quoted there, whatever its length.
+    pub(crate) fn malformed(what: &'static str, source: serde_json::Error) -> Self {
+        let (words, line, column) = (source.to_string(), source.line(), source.column());
+        let cut = excerpt::text(&words);
+        if cut == words {
+            return Self::Malformed { what, source };
+        }
+        Self::Malformed { what, source: serde::de::Error::custom(format!("{cut} at line {line} column {column}")) }
+    }
+}
+
 /// What a manifest request can answer.
 #[derive(Debug)]
 pub(crate) enum Document {
@@ -85,7 +98,7 @@ impl Document {
     /// Reads a document by what it says itself, then by what the transport said: registries serve manifests as
     /// `application/json`, and OCI documents need no `mediaType`.
     pub(crate) fn parse(bytes: &[u8], content_type: Option<&str>) -> Result<Self, ManifestError> {
-        let malformed = |source| ManifestError::Malformed { what: "manifest", source };
+        let malformed = |source| ManifestError::malformed("manifest", source);
         let shape: Shape = serde_json::from_slice(bytes).map_err(malformed)?;
         let told = shape.media_type.as_deref().or(content_type).unwrap_or_default();
         if shape.schema_version == Some(1) || shape.fs_layers.is_some() || told.starts_with(SCHEMA1_PREFIX) {
@@ -95,7 +108,7 @@ impl Document {
             (true, false) => serde_json::from_slice(bytes).map(Box::new).map(Self::Index).map_err(malformed),
             (false, true) => serde_json::from_slice(bytes).map(Box::new).map(Self::Manifest).map_err(malformed),
             // Both would let two readers see two images (CVE-2021-41190); neither is something else.
-            _ => Err(ManifestError::NotAnImage(told.to_owned())),
+            _ => Err(ManifestError::NotAnImage(excerpt::text(told))),
         }
     }
 }
@@ -138,14 +151,14 @@ pub(crate) fn config_blob(manifest: &ImageManifest) -> Result<Blob, ManifestErro
     let known = ["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"];
     // Old tools wrote octet-stream or nothing; what says that it is something else is.
     if !known.contains(&media_type.as_str()) && !["", "application/octet-stream"].contains(&media_type.as_str()) {
-        return Err(ManifestError::NotAnImage(media_type));
+        return Err(ManifestError::NotAnImage(excerpt::text(media_type)));
     }
     Blob::document(manifest.config())
 }
 
 /// Reads an image configuration.
 pub(crate) fn parse_config(bytes: &[u8]) -> Result<ImageConfiguration, ManifestError> {
-    serde_json::from_slice(bytes).map_err(|source| ManifestError::Malformed { what: "image configuration", source })
+    serde_json::from_slice(bytes).map_err(|source| ManifestError::malformed("image configuration", source))
 }
 
 /// Pairs the manifest's layers with the configuration's diff ids, bottom first.
@@ -159,7 +172,8 @@ pub(crate) fn layers(manifest: &ImageManifest, config: &ImageConfiguration) -> R
         .map(|(descriptor, diff_id)| {
             let media_type = descriptor.media_type().to_string();
             if !is_layer(&media_type) {
-                return Err(ManifestError::LayerType { digest: descriptor.digest().to_string(), media_type });
+                let (digest, media_type) = (descriptor.digest().to_string(), excerpt::text(media_type));
+                return Err(ManifestError::LayerType { digest: excerpt::text(digest), media_type });
             }
             let diff_id = diff_id.to_string().parse().map_err(ManifestError::Digest)?;
             Ok(Layer { blob: Blob::new(descriptor)?, diff_id })

@@ -5,6 +5,8 @@ use std::fmt;
 
 use oci_spec::image::{Arch, Descriptor, ImageConfiguration, ImageIndex, Os};
 
+use crate::excerpt;
+
 /// A host as image indexes name it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Platform {
@@ -64,12 +66,12 @@ impl Platform {
     /// Every platform an index offers, for the message when none fits.
     pub(crate) fn offered(index: &ImageIndex) -> Vec<String> {
         let platforms = index.manifests().iter().filter_map(|d| d.platform().as_ref());
-        platforms.map(|p| name(p.os(), p.architecture(), p.variant().as_deref())).collect()
+        excerpt::list(platforms.map(|p| name(p.os(), p.architecture(), p.variant().as_deref())))
     }
 
     /// The platform that an image's configuration says, in words.
     pub(crate) fn of(config: &ImageConfiguration) -> String {
-        name(config.os(), config.architecture(), config.variant().as_deref())
+        excerpt::text(name(config.os(), config.architecture(), config.variant().as_deref()))
     }
 }
 

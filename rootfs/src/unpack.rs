@@ -18,6 +18,7 @@ use nix::unistd::{Gid, Uid, fchownat, linkat, symlinkat};
 use tokio::sync::mpsc::Receiver;
 
 use crate::digest::Digest;
+use crate::excerpt;
 use crate::unpack::root::{EntryPath, Place, Root};
 use crate::unpack::stream::{Compressed, Plain};
 use crate::unpack::tar::Member;
@@ -279,7 +280,7 @@ impl Unpacker<'_> {
     }
 
     fn hardlink(&mut self, place: &Place, path: &EntryPath, target: &[u8]) -> Result<(), EntryError> {
-        let link_error = |source| EntryError::Link { target: String::from_utf8_lossy(target).into_owned(), source };
+        let link_error = |source| EntryError::Link { target: excerpt::text(target), source };
         let target_path = EntryPath::new(target)?;
         let from = match self.root.place(&target_path, false) {
             Err(EntryError::Parent(errno)) => return Err(link_error(errno)),
@@ -310,7 +311,7 @@ impl Unpacker<'_> {
                 Err(EntryError::Parent(Errno::ENOENT | Errno::ENOTDIR)) => Ok(()),
                 Err(error) => Err(error),
             };
-            set.map_err(|source| UnpackError::Entry { entry: path.to_string(), source })?;
+            set.map_err(|source| UnpackError::Entry { entry: excerpt::text(path.to_string()), source })?;
         }
         Ok(())
     }

@@ -43,7 +43,8 @@ pub struct Limits {
     pub backoff: Duration,
     /// Longest wait that a registry can ask for by `Retry-After`.
     pub longest_wait: Duration,
-    /// Uncompressed bytes of the tar streams of all layers of one image.
+    /// Uncompressed bytes of the tar streams of all layers of one image; also those of the whole archive that it
+    /// is in, where that is compressed.
     pub max_image_bytes: u64,
     /// Files and directories of all layers of one image.
     pub max_image_files: u64,

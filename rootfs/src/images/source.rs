@@ -41,7 +41,7 @@ impl Source {
                 opened.map(Self::Registry).map_err(SourceError::Registry)
             }
             Reference::Layout { directory, .. } => Ok(Self::Layout(Layout::open(directory))),
-            Reference::Archive { file, .. } => Ok(Self::Archive(Archive::open(file))),
+            Reference::Archive { file, .. } => Ok(Self::Archive(Archive::open(file, &images.0.config.limits))),
         }
     }
 

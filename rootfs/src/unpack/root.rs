@@ -17,6 +17,7 @@ use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
 use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmodat, fstatat, mkdirat, mknodat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
+use crate::excerpt;
 use crate::unpack::EntryError;
 
 /// Deepest directory of a layer. Real trees stay below 100; removing one must not need a descriptor per level beyond
@@ -248,7 +249,7 @@ pub(crate) fn make_opaque(place: &Place) -> Result<(), EntryError> {
 
 pub(crate) fn set_xattr(place: &Place, name: &OsStr, value: &[u8]) -> Result<(), EntryError> {
     let set = xattr::set(place.proc_path(), name, value);
-    set.map_err(|source| EntryError::Xattr { name: name.to_string_lossy().into_owned(), source })
+    set.map_err(|source| EntryError::Xattr { name: excerpt::text(name.as_bytes()), source })
 }
 
 /// Sets the mode, which the umask has no say in. Not for symlinks.

@@ -7,9 +7,14 @@ use std::ops::Range;
 
 use tar::{EntryType, Header};
 
+use crate::excerpt;
+
 const BLOCK: u64 = 512;
-/// Longest name, link target or PAX block before a member. 1 MiB is what Go's reader, and so every docker, takes.
+/// Longest name, link target or PAX block before a member. 1 MiB is what Go's reader, and so every docker, takes; of
+/// PAX records, xattrs need it.
 const MAX_DESCRIPTION: u64 = 1 << 20;
+/// Longest name and link target: PATH_MAX of linux/limits.h, beyond which the kernel takes none.
+const MAX_PATH: usize = 4096;
 /// Fields of the header: pax(1), "ustar Header Block".
 const MODE: Range<usize> = 100..108;
 const UID: Range<usize> = 108..116;
@@ -44,6 +49,16 @@ pub enum TarError {
     /// A long name or PAX block is too long.
     #[error("an entry is described by {0} bytes, more than the {MAX_DESCRIPTION} allowed")]
     Description(u64),
+    /// A name or link target that is longer than any path.
+    #[error("entry {entry:?} has a {what} of {bytes} bytes, more than the {MAX_PATH} of a path")]
+    Path {
+        /// The beginning of the entry's name.
+        entry: String,
+        /// Which of the two.
+        what: &'static str,
+        /// Its length.
+        bytes: usize,
+    },
     /// A type of entry that cannot be made.
     #[error("entry {entry:?} is of the unsupported type {kind:?}")]
     Type {
@@ -86,7 +101,7 @@ pub(crate) struct Member {
 impl Member {
     /// The name as a message shows it.
     pub(crate) fn name(&self) -> String {
-        String::from_utf8_lossy(&self.path).into_owned()
+        excerpt::text(&self.path)
     }
 }
 
@@ -217,7 +232,8 @@ impl<R: Read> Tar<R> {
     fn member(&mut self, header: &Header, extensions: &Extensions) -> Result<Member, TarError> {
         let pax_path = extensions.pax(b"path").map(<[u8]>::to_vec);
         let path = pax_path.or_else(|| extensions.name.clone()).unwrap_or_else(|| header.path_bytes().into_owned());
-        let name = String::from_utf8_lossy(&path).into_owned();
+        let name = excerpt::text(&path);
+        within_path_max(&path, "name", &path)?;
         let field = |what| field(&name, what);
         if extensions.pax.iter().any(|(key, _)| key.starts_with(b"GNU.sparse.")) {
             return Err(TarError::Type { entry: name, kind: "sparse file".to_owned() });
@@ -246,10 +262,12 @@ impl<R: Read> Tar<R> {
     }
 
     fn kind(&mut self, header: &Header, extensions: &Extensions, path: &[u8], size: u64) -> Result<Kind, TarError> {
-        let name = || String::from_utf8_lossy(path).into_owned();
+        let name = || excerpt::text(path);
         let target = || {
             let long = extensions.pax(b"linkpath").map(<[u8]>::to_vec).or_else(|| extensions.link.clone());
-            long.or_else(|| header.link_name_bytes().map(std::borrow::Cow::into_owned)).unwrap_or_default()
+            let short = || header.link_name_bytes().map(std::borrow::Cow::into_owned);
+            let target = long.or_else(short).unwrap_or_default();
+            within_path_max(path, "link target", &target).map(|()| target)
         };
         let device = || {
             let part = |at: Range<usize>| number(&header.as_bytes()[at]).and_then(|value| u32::try_from(value).ok());
@@ -266,8 +284,8 @@ impl<R: Read> Tar<R> {
                 Kind::File(size)
             }
             // These have no data, whatever their size says: old writers left the linked file's size there.
-            EntryType::Link => Kind::Hardlink(target()),
-            EntryType::Symlink => Kind::Symlink(target()),
+            EntryType::Link => Kind::Hardlink(target()?),
+            EntryType::Symlink => Kind::Symlink(target()?),
             EntryType::Directory => Kind::Directory,
             EntryType::Char => device().map(|(major, minor)| Kind::CharDevice(major, minor))?,
             EntryType::Block => device().map(|(major, minor)| Kind::BlockDevice(major, minor))?,
@@ -283,6 +301,10 @@ impl<R: Read> Tar<R> {
 impl<R: Read> Read for Tar<R> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let room = usize::try_from(self.data).unwrap_or(usize::MAX).min(out.len());
+        // The zstd decoder takes a read without room for one that gets nowhere.
+        if room == 0 {
+            return Ok(0);
+        }
         let amount = self.inner.read(&mut out[..room])?;
         self.data -= amount as u64;
         self.position += amount as u64;
@@ -292,6 +314,13 @@ impl<R: Read> Read for Tar<R> {
 
 fn field(entry: &str, field: &'static str) -> TarError {
     TarError::Field { entry: entry.to_owned(), field }
+}
+
+fn within_path_max(entry: &[u8], what: &'static str, path: &[u8]) -> Result<(), TarError> {
+    if path.len() > MAX_PATH {
+        return Err(TarError::Path { entry: excerpt::text(entry), what, bytes: path.len() });
+    }
+    Ok(())
 }
 
 fn until_nul(mut text: Vec<u8>) -> Vec<u8> {
@@ -404,6 +433,37 @@ mod tests {
         header.set_cksum();
         let stream = header.as_bytes().chain(io::repeat(b'a'));
         assert!(matches!(Tar::new(stream).next(), Err(TarError::Description(_))));
+    }
+
+    #[test]
+    fn names_and_targets_beyond_path_max_are_refused_and_other_records_are_not() {
+        let archive = |kind, name: &str, target: &str, record: &[u8]| {
+            let mut archive = tar::Builder::new(Vec::new());
+            archive.append_pax_extensions([("SCHILY.xattr.user.x", record)]).unwrap();
+            let mut header = Header::new_gnu();
+            header.set_entry_type(kind);
+            header.set_size(0);
+            archive.append_link(&mut header, name, target).unwrap();
+            archive.into_inner().unwrap()
+        };
+        let (fits, long) = ("n".repeat(4096), "n".repeat(4097));
+        let taken = archive(EntryType::Symlink, &fits, &fits, &[b'x'; 60_000]);
+        let member = Tar::new(&taken[..]).next().unwrap().unwrap();
+        assert_eq!((member.path.len(), member.xattrs[0].1.len()), (4096, 60_000));
+        for (kind, name, target) in
+            [(EntryType::Regular, &long, &fits), (EntryType::Symlink, &fits, &long), (EntryType::Link, &fits, &long)]
+        {
+            let refused = Tar::new(&archive(kind, name, target, b"x")[..]).next();
+            assert!(format!("{refused:?}").starts_with("Err(Path"), "{kind:?}");
+        }
+        let mut pax = tar::Builder::new(Vec::new());
+        pax.append_pax_extensions([("path", long.as_bytes())]).unwrap();
+        let mut header = Header::new_gnu();
+        header.set_size(0);
+        header.set_cksum();
+        pax.append(&header, io::empty()).unwrap();
+        let refused = Tar::new(&pax.into_inner().unwrap()[..]).next();
+        assert!(format!("{refused:?}").starts_with("Err(Path"), "PAX");
     }
 
     #[test]

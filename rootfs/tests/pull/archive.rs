@@ -33,6 +33,11 @@ impl Archive {
         self
     }
 
+    fn pax(mut self, records: &[(&str, &[u8])]) -> Self {
+        self.0.append_pax_extensions(records.iter().copied()).unwrap();
+        self
+    }
+
     fn manifest(self, entries: &[Value]) -> Self {
         let text = json!(entries).to_string();
         self.file("manifest.json", text.as_bytes())
@@ -95,6 +100,23 @@ async fn what_docker_saved_is_loaded_plain_and_compressed() {
         manifests.push(image.manifest_digest);
     }
     assert!(manifests.windows(2).all(|pair| pair[0] == pair[1]), "{manifests:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn extension_headers_are_read_in_every_compression() {
+    let (made, directory) = (image(b"x"), tempfile::tempdir().unwrap());
+    let plain = Archive::new()
+        .pax(&[("mtime", b"1.5"), ("path", b"base")])
+        .file("a", &made.layers[0].tar)
+        .pax(&[("SCHILY.xattr.user.large", &noise(200_000))])
+        .file("own", &made.layers[1].tar)
+        .file(&config_name(&made), &made.config)
+        .manifest(&[entry(&made, &["app:v1"], &["base", "own"])])
+        .bytes();
+    for bytes in [plain.clone(), gzip(&plain), zstd::encode_all(&plain[..], 1).unwrap()] {
+        let (_dir, images) = store(Config::default());
+        images.pull(&saved(directory.path(), &bytes), None, |_| {}).await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -274,4 +296,83 @@ async fn what_is_no_file_is_refused_and_a_bomb_in_it_ends_at_the_limit() {
     let error = images.pull(&saved(directory.path(), &gzip(&bomb)), None, |_| {}).await.unwrap_err();
     assert!(matches!(*error, PullError::Unpack { source: UnpackError::Limit(_), .. }), "{error:?}");
     assert_eq!(layers_on_disk(&dir), 0);
+}
+
+/// What the archive's failure says, with all its causes.
+fn words(error: &PullError) -> String {
+    let mut words = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        words += &format!(": {error}");
+        cause = error.source();
+    }
+    words
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scan_takes_no_more_memory_and_bytes_than_it_may() {
+    let directory = tempfile::tempdir().unwrap();
+    let limits = Limits { max_image_bytes: 64 << 20, ..Limits::default() };
+    let (_dir, images) = store(Config { limits, ..Config::default() });
+    let long = |number: usize| format!("{number:05}/{}", "n".repeat(4000));
+    let names = (0..4500).fold(Archive::new(), |archive, number| archive.file(&long(number), b"")).bytes();
+    let targets =
+        |archive: Archive, number: usize| archive.link(&number.to_string(), EntryType::Symlink, &long(number));
+    let targets = (0..4500).fold(Archive::new(), targets).bytes();
+    let path = Archive::new().file(&"n".repeat(5000), b"").bytes();
+    let zeros = Archive::new().file("zeros", &vec![0; 80 << 20]).bytes();
+    for (bytes, expected) in [(names, "Names"), (targets, "Names"), (path, "Tar"), (zeros, "Limit")] {
+        let bytes = zstd::encode_all(&bytes[..], 1).unwrap();
+        let error = images.pull(&saved(directory.path(), &bytes), None, |_| {}).await.unwrap_err();
+        assert!(format!("{:?}", archive_error(&error)).starts_with(expected), "{expected}: {}", words(&error));
+    }
+}
+
+#[test]
+fn a_scan_ends_with_the_pull() {
+    let directory = tempfile::tempdir().unwrap();
+    // One thread that can block: it is free when the scan has ended.
+    let runtime = tokio::runtime::Builder::new_multi_thread().max_blocking_threads(1).enable_all().build().unwrap();
+    let limits = Limits { max_image_bytes: u64::MAX, ..Limits::default() };
+    let (_dir, images) = store(Config { limits, ..Config::default() });
+    let mut header = Header::new_gnu();
+    header.set_path("zeros").unwrap();
+    header.set_size(1 << 40);
+    header.set_cksum();
+    // 256 GiB of zeros.
+    let frame = zstd::encode_all(&vec![0; 16 << 20][..], 1).unwrap();
+    let bomb = [zstd::encode_all(&header.as_bytes()[..], 1).unwrap(), frame.repeat(16 << 10)].concat();
+    let reference = saved(directory.path(), &bomb);
+    let is_free = runtime.block_on(async {
+        let pull = images.pull(&reference, None, |_| {});
+        let pulled = tokio::time::timeout(std::time::Duration::from_millis(300), pull).await;
+        assert!(pulled.is_err(), "{pulled:?}");
+        let next = tokio::task::spawn_blocking(|| ());
+        tokio::time::timeout(std::time::Duration::from_secs(5), next).await.is_ok()
+    });
+    runtime.shutdown_background();
+    assert!(is_free, "the archive is still read");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_shows_the_beginning_of_what_an_image_says() {
+    let (made, directory) = (image(b"x"), tempfile::tempdir().unwrap());
+    let long = "n".repeat(1 << 20);
+    let tags: Vec<String> = (0..1000).map(|number| format!("app:{number}")).collect();
+    let tags: Vec<&str> = tags.iter().map(String::as_str).collect();
+    let document = |text: Value| Archive::new().file("manifest.json", text.to_string().as_bytes()).bytes();
+    for (what, bytes) in [
+        ("a tag", Archive::new().manifest(&[entry(&made, &[&long], &[])]).bytes()),
+        ("tags", Archive::new().manifest(&[entry(&made, &tags, &[])]).bytes()),
+        ("a configuration", document(json!([{"Config": long, "RepoTags": ["a:v2"], "Layers": []}]))),
+        ("something else", document(json!([long]))),
+        ("a name", Archive::new().pax(&[("path", "n".repeat(4000).as_bytes()), ("uid", b"x")]).file("x", b"").bytes()),
+    ] {
+        let (_dir, images) = store(Config::default());
+        let file = saved(directory.path(), &bytes);
+        let error = images.pull(&format!("{file}:v2").parse().unwrap(), None, |_| {}).await.unwrap_err();
+        let words = words(&error);
+        assert!(words.len() < 1000, "{what}: {} bytes", words.len());
+        assert!(what != "tags" || words.ends_with("app:18, app:19, and 980 more"), "{words}");
+    }
 }
