@@ -8,10 +8,15 @@ use std::ffi::c_void;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollTimeout};
 
+/// Of x86_64, bytes.
+const PAGE: usize = 4096;
+/// Room below a frame for its callees and the red zone, bytes.
+const FRAMES: usize = 16 << 10;
+
 /// Gives freed heap back, and forgets the pages of the program's file that happen to be mapped: those used again come
 /// back from the page cache. Costs a millisecond or so; nothing may be in a hurry.
 pub fn give_back() {
-    for (start, end) in trimmed() {
+    for (start, end) in unchanged_file_mappings(&trimmed()) {
         // SAFETY: the range is a mapping of a file that cannot be written and of which no page was changed before it was
         // protected (as by relocation), so that what is read after MADV_DONTNEED is what was there: the file's content.
         // There is no other thread that could change its protection meanwhile. A failure leaves things as they were.
@@ -22,10 +27,13 @@ pub fn give_back() {
 /// [`give_back`], then poll(2). Each function that ran in between would map 64 KiB of the program again, and who rests
 /// may do so for weeks: both are done here, by the bare system calls.
 pub fn rest(watched: &mut [PollFd<'_>], timeout: PollTimeout) -> Result<i32, Errno> {
-    let ranges = trimmed();
+    let smaps = trimmed();
+    let mut ranges = unchanged_file_mappings(&smaps);
+    ranges.extend(unused_stack(&smaps, (&raw const watched).addr()));
+    drop(smaps);
     let timeout = i32::from(timeout).cast_unsigned() as usize;
     for (start, end) in &ranges {
-        // SAFETY: as in `give_back`.
+        // SAFETY: as in `give_back`; the stack is forgotten only where nobody's frame is, below this function's own.
         unsafe { system_call(libc::SYS_madvise, *start, end - start, libc::MADV_DONTNEED as usize) };
     }
     // SAFETY: PollFd is a transparent pollfd, and `watched` is a slice of as many.
@@ -49,12 +57,22 @@ unsafe fn system_call(number: i64, first: usize, second: usize, third: usize) ->
     answer
 }
 
-/// What can be forgotten, after the heap has been trimmed.
-fn trimmed() -> Vec<(usize, usize)> {
-    let ranges = unchanged_file_mappings(&std::fs::read_to_string("/proc/self/smaps").unwrap_or_default());
+/// Trims the heap; answers what is mapped, as proc_pid_smaps(5) tells it.
+fn trimmed() -> String {
+    let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap_or_default();
     // SAFETY: malloc_trim touches only memory that the allocator holds free.
     unsafe { libc::malloc_trim(0) };
-    ranges
+    smaps
+}
+
+/// The main thread's stack from its end to well below `frame`, where that is on it: what deeper calls have left.
+fn unused_stack(smaps: &str, frame: usize) -> Option<(usize, usize)> {
+    let line = smaps.lines().find(|line| line.ends_with(" [stack]"))?;
+    let (start, end) = line.split_ascii_whitespace().next()?.split_once('-')?;
+    let address = |text| usize::from_str_radix(text, 16).ok();
+    let (start, end) = (address(start)?, address(end)?);
+    let used = frame.saturating_sub(FRAMES) & !(PAGE - 1);
+    ((start..end).contains(&frame) && start < used).then_some((start, used))
 }
 
 /// Ranges of proc_pid_smaps(5) that map a file, cannot be written, and hold no page of their own.
@@ -105,6 +123,14 @@ mod tests {
         assert_eq!(unchanged_file_mappings(&smaps.concat()), [(0x0020_0000, 0x0033_7000), (0x0033_7000, 0x006c_b000)]);
         give_back();
         assert!(smaps.len() > 3, "code and data are still there");
+    }
+
+    #[test]
+    fn only_the_stack_below_is_unused() {
+        let smaps = "7ffdfe533000-7ffdfe554000 rw-p 00000000 00:00 0                          [stack]\nSize: 132 kB\n";
+        assert_eq!(unused_stack(smaps, 0x7ffd_fe55_2345), Some((0x7ffd_fe53_3000, 0x7ffd_fe54_e000)));
+        assert_eq!(unused_stack(smaps, 0x7ffd_fe53_4000), None, "next to its end");
+        assert_eq!(unused_stack(smaps, 0x1234_5678), None, "another thread's");
     }
 
     #[test]
