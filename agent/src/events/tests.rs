@@ -126,3 +126,14 @@ fn filters_join_lists_by_and_and_members_by_or() {
     assert!(!Filter { types: words(&["TASK_STATUS"]), ..filter }.passes(&event));
     assert!(!Filter { families: words(&["we"]), ..Filter::default() }.passes(&event));
 }
+
+#[tokio::test]
+async fn a_position_that_nobody_gave_is_one_before_all_others() {
+    let events = Arc::new(Events::new(4));
+    (0..10).for_each(|number| events.tell(event(number)));
+    for sequence in [i64::MIN, -5, -1] {
+        let read = all(&events, Begin::After { position: events.position(sequence), since: None }).await;
+        assert_eq!(read[0].r#type(), "MISSED", "{sequence}");
+        assert_eq!(containers(&read[1..]), ["6", "7", "8", "9"], "{sequence}");
+    }
+}

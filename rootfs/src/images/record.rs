@@ -137,19 +137,16 @@ impl Store {
         records.filter_map(|record| without_damaged(record).transpose()).collect()
     }
 
-    /// The record of one name.
+    /// The record of one name; one that is damaged means nothing.
     pub(crate) fn name(&self, reference: &str) -> Result<Option<NameRecord>, StoreError> {
-        self.read_record(NAMES, name_file(reference))
+        without_damaged(self.read_record(NAMES, name_file(reference)))
     }
 
     /// Lets `reference` mean the image `id` and keeps the time. The caller holds the change lock.
     pub(crate) fn save_name(&self, reference: &str, id: &ImageId) -> Result<(), StoreError> {
         let file = name_file(reference);
-        match self.name(reference) {
-            Ok(Some(name)) if name.id == *id => return self.touch(NAMES, &file),
-            // What is damaged is replaced.
-            Ok(_) | Err(StoreError::Record(..)) => {}
-            Err(error) => return Err(error),
+        if self.name(reference)?.is_some_and(|name| name.id == *id) {
+            return self.touch(NAMES, &file);
         }
         let name = NameRecord { format: FORMAT, reference: reference.to_owned(), id: id.clone() };
         self.save_record(NAMES, &file, &name)

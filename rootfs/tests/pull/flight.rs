@@ -203,3 +203,26 @@ async fn leases_survive_the_process_that_took_them() {
     images.remove(&image.id.to_string()).unwrap();
     assert!(images.held(&server.reference(), "other").await.unwrap().is_none());
 }
+
+#[test]
+fn layers_that_arrive_slowly_keep_nobody_from_the_disk() {
+    let few = tokio::runtime::Builder::new_multi_thread().max_blocking_threads(2).enable_all().build().unwrap();
+    few.block_on(async {
+        let gate = Arc::new(Gate::default());
+        let names = ["a", "b", "c", "d"];
+        let made = Made::new(names.map(|name| Layer::gzip(files(&[(name, &noise(600_000))]))).into());
+        let held = gate.clone();
+        let server = Server::start(move |request, _| match honest(&made, request) {
+            reply if reply.body.len() > 100_000 => Reply { sent: Some(100_000), gate: Some(held.clone()), ..reply },
+            reply => reply,
+        });
+        let (_dir, images) = store(Config::default());
+        let pull = begin((&images, server.reference()), "task".to_owned(), &Arc::default(), |_| {});
+        // The configuration too.
+        until("all layers are on their way", || server.asked_for("/blobs/").len() == names.len() + 1).await;
+        let other = tokio::task::spawn_blocking(|| 7);
+        assert_eq!(tokio::time::timeout(Duration::from_secs(30), other).await.expect("a thread is free").unwrap(), 7);
+        gate.open();
+        pull.await.unwrap().unwrap();
+    });
+}

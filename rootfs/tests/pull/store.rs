@@ -167,3 +167,21 @@ async fn a_layout_with_a_pipe_for_an_index_is_refused() {
     let words = format!("{:?}", refused.unwrap_err());
     assert!(words.contains("NotAFile"), "{words}");
 }
+
+#[tokio::test]
+async fn a_damaged_name_hides_no_other_and_is_replaced() {
+    let (layout, (dir, images)) = (tempfile::tempdir().unwrap(), store(Config::default()));
+    let (sound, damaged) = (image("sound").write(layout.path(), "v1"), image("damaged").write(layout.path(), "v2"));
+    images.pull(&sound, None, |_| {}).await.unwrap();
+    let names = || fs::read_dir(dir.path().join("images/names")).unwrap().map(|entry| entry.unwrap().path());
+    let of_sound: Vec<_> = names().collect();
+    let again = images.pull(&damaged, None, |_| {}).await.unwrap();
+    let of_damaged = names().find(|path| !of_sound.contains(path)).unwrap();
+    fs::OpenOptions::new().write(true).open(of_damaged).unwrap().set_len(3).unwrap();
+    assert!(images.get(&sound).unwrap().is_some());
+    assert_eq!(images.list().unwrap().len(), 2, "the image itself is sound");
+    images.collect_garbage().unwrap();
+    assert_eq!(images.pull(&damaged, None, |_| {}).await.unwrap().id, again.id);
+    assert!(images.get(&damaged).unwrap().is_some());
+    images.remove(&sound.to_string()).unwrap();
+}

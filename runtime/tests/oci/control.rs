@@ -75,6 +75,9 @@ fn limits_are_changed_while_it_runs() {
     assert!(bundle.fails(&["update", "-r", file.to_str().unwrap(), &bundle.id]).contains("resources.json"));
     bundle.write("resources.json", &json!({"unified": {"memory.high": "1"}}));
     assert!(bundle.fails(&["update", "-r", file.to_str().unwrap(), &bundle.id]).contains("unified"));
+    bundle.write("resources.json", &json!({"cpu": []}));
+    let refused = bundle.fails(&["update", "-r", file.to_str().unwrap(), "--cpu-share", "5", &bundle.id]);
+    assert!(refused.contains("resources.json"), "{refused}");
 }
 
 #[test]
