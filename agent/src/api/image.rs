@@ -15,6 +15,7 @@ use proto::v1::{
 use rootfs::{Progress, ProgressStatus, Reference, StoreError};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::{Request, Response, Status};
 
 use super::{Answers, blocking, status, until_stopped};
@@ -88,8 +89,11 @@ impl News {
 fn pull(pulls: Pulls, reference: Reference) -> impl Stream<Item = Result<PullImageResponse, Status>> + Send + 'static {
     async_stream::try_stream! {
         let news = Arc::new(News::default());
-        let teller = news.clone();
-        let mut pulling = Box::pin(pulls.pull(&reference, None, move |progress| teller.tell(&progress)));
+        let (teller, puller) = (news.clone(), pulls.clone());
+        // A task of its own: others may share the pull, and a client that does not read must not hold it up.
+        let mut pulling = AbortOnDropHandle::new(tokio::spawn(async move {
+            puller.pull(&reference, None, move |progress| teller.tell(&progress)).await
+        }));
         let pulled = loop {
             let pulled = tokio::select! {
                 pulled = &mut pulling => Some(pulled),
@@ -102,7 +106,7 @@ fn pull(pulls: Pulls, reference: Reference) -> impl Stream<Item = Result<PullIma
                 break pulled;
             }
         };
-        let pulled = pulled.map_err(|error| status::pull(&error))?;
+        let pulled = pulled.map_err(|error| status::internal(&error))?.map_err(|error| status::pull(&error))?;
         let listing = pulls.images.clone();
         let listed = blocking(move || listing.list()).await?.map_err(|error| status::store(&error))?;
         let leases = listed.iter().find(|summary| summary.id == pulled.id).map_or(0, |summary| summary.owners.len());
