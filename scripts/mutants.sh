@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # Breaks the code that confines, limits and drives containers in each of the ways that cargo-mutants knows, and runs the
-# tests that should see it. Survivors are printed; those that no test can see are left out in .cargo/mutants.toml, each
-# with its reason. Works on a copy, confined (confined.sh): broken code runs as root.
+# tests that should see it. Survivors are printed. Works on a copy, confined (confined.sh): broken code runs as root.
 # Usage: mutants.sh [FILE...]
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -157,7 +157,7 @@ impl Tail {
         }
     }
 
-    /// Reads until there is an entry or nothing more for now.
+    /// Reads until there is an entry or the file has no more.
     async fn fill(&mut self) -> Result<(), LogError> {
         while self.entries.is_empty() && self.state != State::Ended {
             // Asked before reading: what is written before the end must still be read.

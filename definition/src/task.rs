@@ -71,7 +71,7 @@ pub struct ContainerSpec {
     pub depends_on: Vec<Dependency>,
     /// Seconds between the stop signal and SIGKILL; the agent's default when absent.
     pub stop_timeout_secs: Option<u32>,
-    /// Fixed host ports (host network mode only, for now equal to the container's).
+    /// Fixed host ports, equal to the container's: only the host's network has any.
     pub port_mappings: Vec<PortMapping>,
     /// All capabilities and devices, no user namespace.
     pub privileged: bool,
@@ -360,7 +360,7 @@ impl Protocol {
     }
 }
 
-/// `logConfiguration`, json-file only for now.
+/// `logConfiguration` of the driver json-file; `check` refuses the others by name.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LogSpec {
     /// Bytes after which the file is rotated; the agent's default when absent.
