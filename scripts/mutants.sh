@@ -18,12 +18,12 @@ if [ ${#files[@]} -eq 0 ]; then
   files=(runtime/src/{cgroup,mounts,namespaces}.rs rootfs/src/unpack.rs agent/src/task/lifecycle.rs)
 fi
 
-# The package and the tests that look at a file, and no others: one mutant is to take seconds.
+# The package, its test programs and the tests that look at a file, and no others: one mutant is to take seconds.
 tests_of() {
   case $1 in
-    runtime/src/cgroup.rs) echo runtime --lib -- cgroup:: ;;
-    runtime/src/mounts.rs) echo runtime --lib --test oci -- mounts:: isolation:: hostile:: ;;
-    runtime/src/namespaces.rs) echo runtime --lib --test oci -- namespaces:: isolation:: user_namespace:: ;;
+    runtime/src/cgroup.rs) echo runtime --lib --test=oci -- cgroup:: resources:: ;;
+    runtime/src/mounts.rs) echo runtime --lib --test=oci -- mounts:: isolation:: hostile:: ;;
+    runtime/src/namespaces.rs) echo runtime --lib --test=oci -- namespaces:: isolation:: user_namespace:: ;;
     rootfs/src/unpack.rs) echo rootfs --lib -- unpack:: ;;
     agent/src/task/lifecycle.rs) echo agent --lib -- lifecycle:: ;;
     *) fail "no tests are named here for $1" ;;
@@ -39,13 +39,17 @@ export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$root/scripts/mutant-test.sh
 status=0
 for file in "${files[@]}"; do
   read -r package tests <<<"$(tests_of "$file")"
+  programs=()
+  # Named to the build as well, which would make all of the package's test programs for each mutant.
+  for program in ${tests%%-- *}; do programs+=("--cargo-arg=$program"); done
+  tests=${tests#*-- }
   out=$work/out/$(tr / - <<<"$file")
   mkdir -p "$out"
   say "$file"
   # shellcheck disable=SC2086 # words on purpose
   scripts/confined.sh "$work" -- cargo mutants --in-place --dir "$work/source" --output "$out" --file "$file" \
     --package "$package" --test-package "$package" --minimum-test-timeout 60 --build-timeout 600 \
-    --no-shuffle --colors never -- $tests || status=$?
+    --no-shuffle --colors never "${programs[@]}" -- -- $tests || status=$?
   [ "$status" = 0 ] || [ "$status" = 2 ] || [ "$status" = 3 ] || fail "cargo mutants ended with $status"
   if [ -s "$out/mutants.out/missed.txt" ]; then
     echo "Survivors:"

@@ -26,9 +26,9 @@ use crate::metrics::Metrics;
 use crate::pulls::Pulls;
 use crate::sandbox::host::Host;
 use crate::sandbox::host::executable::Executable;
-use crate::store::{DefinitionRecord, Store, StoreError};
+use crate::store::{Store, StoreError};
 use crate::task::TaskRecord;
-use crate::task::driver::{Command, Driver};
+use crate::task::driver::Driver;
 use crate::task::provision::{Places, USER_SLOTS};
 use crate::timing::Timing;
 
@@ -36,11 +36,14 @@ mod admission;
 mod definitions;
 mod host;
 mod images;
+mod known;
 pub(crate) mod observation;
 mod query;
 mod restore;
 mod retention;
 
+use definitions::Revisions;
+use known::{Handle, Known};
 pub use query::{ContainerLog, ExecTarget};
 
 /// Commands that a driver has not taken yet; whoever sends more waits.
@@ -171,19 +174,10 @@ pub(crate) struct Shared {
     store_fails: AtomicBool,
     /// Something could be stored again.
     store_works: Notify,
-    tasks: Mutex<BTreeMap<TaskId, Handle>>,
-    definitions: Mutex<BTreeMap<(String, i32), DefinitionRecord>>,
+    tasks: Mutex<BTreeMap<TaskId, Known>>,
+    revisions: Mutex<Revisions>,
     host: Mutex<ContainerInstance>,
     _lock: Flock<File>,
-}
-
-/// A task as the engine knows it.
-#[derive(Clone)]
-struct Handle {
-    view: watch::Receiver<Arc<TaskRecord>>,
-    commands: mpsc::Sender<Command>,
-    /// Absent where an earlier agent has accepted it.
-    timing: Option<Arc<Timing>>,
 }
 
 /// Ranges of host ids in use.
@@ -229,10 +223,10 @@ impl Engine {
     /// Ends the drivers. Containers go on; the next agent finds them.
     pub async fn shutdown(&self) {
         self.shared.ends.cancel();
-        let drivers: Vec<_> = self.shared.tasks().values().map(|handle| handle.commands.clone()).collect();
+        let drivers: Vec<_> = self.shared.driven().iter().filter_map(|(id, _)| self.shared.handle(id)).collect();
         for driver in drivers {
             // A driver that has ended has dropped its end.
-            driver.closed().await;
+            driver.commands.closed().await;
         }
         let shared = self.shared.clone();
         let removed = tokio::task::spawn_blocking(move || restore::remove_empty_cgroup(&shared));
@@ -267,22 +261,13 @@ impl Shared {
         if let Some(demand) = demand {
             self.queue(id.clone(), demand, admit);
         }
-        self.tasks().insert(id.clone(), Handle { view, commands, timing: timing.clone() });
+        self.tasks().insert(id.clone(), Known::Driven(Handle { view, commands, timing: timing.clone() }));
         let sandbox = self.sandbox(&id);
         let shared = self.clone();
         let timing = timing.unwrap_or_else(|| Arc::new(Timing::of_earlier(&id)));
         let (unsaved, news) = (false, Vec::new());
         let commands = received;
         Driver { id, shared, sandbox, record, publish, commands, admission, unsaved, timing, news }
-    }
-
-    /// Keeps a task that is over, to be described.
-    fn keep(&self, id: TaskId, record: TaskRecord) {
-        let (_publish, view) = watch::channel(Arc::new(record));
-        let (commands, _received) = mpsc::channel(1);
-        let mut tasks = self.tasks();
-        let timing = tasks.get(&id).and_then(|known| known.timing.clone());
-        tasks.insert(id, Handle { view, commands, timing });
     }
 
     /// One step for [`Shared::admit`]: whoever is in the queue can be told.
@@ -341,16 +326,6 @@ impl Shared {
         format!("/neargate-{}", self.instance)
     }
 
-    /// A task.
-    pub(crate) fn record(&self, id: &TaskId) -> Option<Arc<TaskRecord>> {
-        self.tasks().get(id).map(|handle| handle.view.borrow().clone())
-    }
-
-    /// All tasks.
-    pub(crate) fn records(&self) -> Vec<(TaskId, Arc<TaskRecord>)> {
-        self.tasks().iter().map(|(id, handle)| (id.clone(), handle.view.borrow().clone())).collect()
-    }
-
     /// A task as clients see it: what it waits for right now and how often its containers were started again are told,
     /// not stored.
     pub(crate) fn shown(&self, id: &TaskId, record: &TaskRecord) -> Task {
@@ -393,10 +368,6 @@ impl Shared {
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
         lock(&self.ledger)
-    }
-
-    fn tasks(&self) -> MutexGuard<'_, BTreeMap<TaskId, Handle>> {
-        lock(&self.tasks)
     }
 }
 

@@ -133,9 +133,9 @@ impl Metrics {
     }
 
     /// Everything as text: what was counted, the tasks by status, what runs as measured, the agent's own process.
-    pub(crate) fn text(&self, records: &[TaskRecordView], measured: &[Measured]) -> String {
+    pub(crate) fn text(&self, driven: &[TaskRecordView], over: usize, measured: &[Measured]) -> String {
         let mut text = String::new();
-        for registry in [&self.registry, &tasks(records), &containers(measured), &process::registry()] {
+        for registry in [&self.registry, &tasks(driven, over), &containers(measured), &process::registry()] {
             // Writing to a String does not fail.
             let _infallible = prometheus_text::encode(&mut text, registry);
         }
@@ -146,13 +146,16 @@ impl Metrics {
 /// A task as the engine has it.
 pub(crate) type TaskRecordView = (crate::identity::TaskId, std::sync::Arc<TaskRecord>);
 
-fn tasks(records: &[TaskRecordView]) -> Registry {
+/// `over` counts those that have stopped, beside the driven.
+fn tasks(driven: &[TaskRecordView], over: usize) -> Registry {
     let mut registry = Registry::with_prefix(PREFIX);
     let tasks = Family::<Labels, Gauge>::default();
     for status in lifecycle::ALL {
         tasks.get_or_create(&vec![("status", status.as_str().to_owned())]).set(0);
     }
-    for (_, record) in records {
+    let stopped = vec![("status", lifecycle::Status::Stopped.as_str().to_owned())];
+    tasks.get_or_create(&stopped).set(i64::try_from(over).unwrap_or(i64::MAX));
+    for (_, record) in driven {
         tasks.get_or_create(&vec![("status", record.task.last_status().to_owned())]).inc();
     }
     registry.register("tasks", "Tasks that the agent knows, by lastStatus", tasks);

@@ -7,7 +7,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{PoisonError, RwLock};
 use std::time::Instant;
 
 use prometheus_client::metrics::histogram::Histogram;
@@ -25,6 +25,8 @@ use crate::task::TaskRecord;
 /// Leads every value; a larger one is refused.
 const FORMAT: u8 = 1;
 const FILE_MODE: u32 = 0o600;
+/// Bytes of pages in memory; the kernel has the others. redb would take 1 GiB by and by.
+const CACHE: usize = 1 << 20;
 
 const DEFINITIONS: TableDefinition<(&str, i32), &[u8]> = TableDefinition::new("task-definitions");
 const TASKS: TableDefinition<(&str, &str), &[u8]> = TableDefinition::new("tasks");
@@ -104,7 +106,7 @@ pub struct DefinitionRecord {
 pub struct Store {
     path: PathBuf,
     /// Absent after an I/O error, as of a full disk: redb refuses everything then until the file is opened anew.
-    database: Mutex<Option<Database>>,
+    database: RwLock<Option<Database>>,
     /// What durable changes take, seconds.
     writes: Histogram,
 }
@@ -113,7 +115,7 @@ impl Store {
     /// Opens or makes the file. One that is damaged is left as it is.
     pub fn open(path: &Path) -> Result<Store, StoreError> {
         prove(path).map_err(|source| StoreError::Open { path: path.to_owned(), source: Box::new(source) })?;
-        Ok(Store { path: path.to_owned(), database: Mutex::new(Some(open(path)?)), writes: durations() })
+        Ok(Store { path: path.to_owned(), database: RwLock::new(Some(open(path)?)), writes: durations() })
     }
 
     /// What durable changes take, the waiting for one another included.
@@ -122,14 +124,18 @@ impl Store {
     }
 
     fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        let mut database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
-        let opened = match database.take() {
-            Some(opened) => opened,
-            None => open(&self.path)?,
+        // Shared even by writers, which redb has wait for one another: nobody waits to read until a write is durable.
+        let result = loop {
+            if let Some(opened) = &*self.database.read().unwrap_or_else(PoisonError::into_inner) {
+                break work(opened);
+            }
+            let mut absent = self.database.write().unwrap_or_else(PoisonError::into_inner);
+            if absent.is_none() {
+                *absent = Some(open(&self.path)?);
+            }
         };
-        let result = work(&opened);
-        if !result.as_ref().is_err_and(StoreError::is_io) {
-            *database = Some(opened);
+        if result.as_ref().is_err_and(StoreError::is_io) {
+            *self.database.write().unwrap_or_else(PoisonError::into_inner) = None;
         }
         result
     }
@@ -164,6 +170,15 @@ impl Store {
             let table = read.open_table(DEFINITIONS).map_err(transaction)?;
             let rows = table.iter().map_err(transaction)?;
             rows.map(|row| self.decode("task definition", row.map_err(transaction)?.1.value())).collect()
+        })
+    }
+
+    /// One definition.
+    pub fn definition(&self, family: &str, revision: i32) -> Result<Option<DefinitionRecord>, StoreError> {
+        self.read(|read| {
+            let table = read.open_table(DEFINITIONS).map_err(transaction)?;
+            let value = table.get((family, revision)).map_err(transaction)?;
+            value.map(|value| self.decode("task definition", value.value())).transpose()
         })
     }
 
@@ -326,7 +341,7 @@ fn make(path: &Path) -> Result<(), redb::Error> {
 }
 
 fn open_tables(file: File) -> Result<Database, redb::Error> {
-    let database = Database::builder().create_with_backend(FileBackend::new(file)?)?;
+    let database = Database::builder().set_cache_size(CACHE).create_with_backend(FileBackend::new(file)?)?;
     let write = database.begin_write()?;
     write.open_table(TASKS)?;
     write.open_table(TOKENS)?;

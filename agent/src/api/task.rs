@@ -43,7 +43,8 @@ impl TaskService for Tasks {
         &self,
         request: Request<DescribeTaskDefinitionRequest>,
     ) -> Result<Response<DescribeTaskDefinitionResponse>, Status> {
-        self.engine.describe_task_definition(request.get_ref()).map(Response::new).map_err(status::engine)
+        let answer = self.engine.describe_task_definition(request.get_ref()).await;
+        answer.map(Response::new).map_err(status::engine)
     }
 
     async fn list_task_definitions(

@@ -40,7 +40,7 @@ impl Engine {
         if self.is_draining() {
             return Err(EngineError::Draining);
         }
-        let DefinitionRecord { definition, tags } = self.definition_to_run(&request)?;
+        let DefinitionRecord { definition, tags } = self.definition_to_run(&request).await?;
         let tags = self.tags(&request, tags);
         let spec = checked(&request, &definition)?;
         let count = usize::try_from(request.count.unwrap_or(1)).unwrap_or(1);
@@ -101,13 +101,13 @@ impl Engine {
         Ok(Some(RunTaskResponse { tasks, failures: Vec::new() }))
     }
 
-    fn definition_to_run(&self, request: &RunTaskRequest) -> Result<DefinitionRecord, EngineError> {
+    async fn definition_to_run(&self, request: &RunTaskRequest) -> Result<DefinitionRecord, EngineError> {
         let refused = |message: &str| EngineError::Client { message: message.to_owned() };
         let Some(name) = request.task_definition.as_deref().filter(|name| !name.is_empty()) else {
             let message = "taskDefinition can not be blank.".to_owned();
             return Err(EngineError::InvalidParameter { field: "taskDefinition", message });
         };
-        let record = self.find_definition(name).ok_or_else(|| refused("TaskDefinition not found."))?;
+        let record = self.find_definition(name).await?.ok_or_else(|| refused("TaskDefinition not found."))?;
         if record.definition.status() != "ACTIVE" {
             return Err(refused("TaskDefinition is inactive"));
         }

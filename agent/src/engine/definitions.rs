@@ -1,4 +1,7 @@
-//! Task definitions: registered, found, listed, deregistered. Revisions only ever grow.
+//! Task definitions: registered, found, listed, deregistered. Revisions only ever grow, for as long as the host lives:
+//! in memory is only which there are, what is in them is read from the store.
+
+use std::collections::BTreeMap;
 
 use definition::task::LaunchType;
 use proto::v1::{
@@ -16,6 +19,53 @@ const INACTIVE: &str = "INACTIVE";
 /// ECS's page.
 pub(super) const PAGE: usize = 100;
 
+/// Which revisions there are.
+#[derive(Debug, Default)]
+pub(super) struct Revisions(BTreeMap<String, BTreeMap<i32, Status>>);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Status {
+    Active,
+    Inactive,
+}
+
+impl Status {
+    fn of(definition: &TaskDefinition) -> Status {
+        if definition.status() == ACTIVE { Status::Active } else { Status::Inactive }
+    }
+}
+
+impl Revisions {
+    pub(super) fn of(records: Vec<DefinitionRecord>) -> Revisions {
+        let mut known = Revisions::default();
+        records.iter().for_each(|record| known.insert(&record.definition));
+        known
+    }
+
+    fn insert(&mut self, definition: &TaskDefinition) {
+        let family = self.0.entry(definition.family().to_owned()).or_default();
+        family.insert(definition.revision(), Status::of(definition));
+    }
+
+    /// The number of the family's next one.
+    fn next(&self, family: &str) -> i32 {
+        self.0.get(family).and_then(|revisions| revisions.keys().next_back()).map_or(1, |last| last.saturating_add(1))
+    }
+
+    fn latest_active(&self, family: &str) -> Option<i32> {
+        let mut newest_first = self.0.get(family)?.iter().rev();
+        newest_first.find(|(_, status)| **status == Status::Active).map(|(revision, _)| *revision)
+    }
+
+    /// Family and revision of each, in order.
+    fn with(&self, status: Status) -> impl Iterator<Item = (&str, i32)> {
+        self.0.iter().flat_map(move |(family, revisions)| {
+            let wanted = revisions.iter().filter(move |(_, is)| **is == status);
+            wanted.map(move |(revision, _)| (family.as_str(), *revision))
+        })
+    }
+}
+
 impl Engine {
     /// Checks a definition and stores it as its family's next revision.
     pub async fn register_task_definition(
@@ -32,14 +82,13 @@ impl Engine {
         let shared = self.shared.clone();
         blocking(move || {
             // Held over the write: the next revision is this one's number plus one.
-            let mut known = lock(&shared.definitions);
-            let of_family = known.range((spec.family.clone(), i32::MIN)..=(spec.family.clone(), i32::MAX));
-            let revision = of_family.map(|((_, revision), _)| *revision).max().unwrap_or(0) + 1;
+            let mut known = lock(&shared.revisions);
+            let revision = known.next(&spec.family);
             definition.revision = Some(revision);
             definition.task_definition_arn = Some(shared.names.task_definition_arn(&spec.family, revision));
             let record = DefinitionRecord { definition: definition.clone(), tags: request.tags };
             shared.store.put_definition(&record)?;
-            known.insert((spec.family, revision), record);
+            known.insert(&definition);
             Ok(definition)
         })
         .await
@@ -47,31 +96,26 @@ impl Engine {
 
     /// Finds a definition, whatever its status; a family alone means its latest ACTIVE revision. Tags come where they
     /// are asked for.
-    pub fn describe_task_definition(
+    pub async fn describe_task_definition(
         &self,
         request: &DescribeTaskDefinitionRequest,
     ) -> Result<DescribeTaskDefinitionResponse, EngineError> {
         let unknown = || EngineError::Client { message: "Unable to describe task definition.".to_owned() };
         let DefinitionRecord { definition, mut tags } =
-            self.find_definition(request.task_definition()).ok_or_else(unknown)?;
+            self.find_definition(request.task_definition()).await?.ok_or_else(unknown)?;
         if !with_tags(&request.include)? {
             tags.clear();
         }
         Ok(DescribeTaskDefinitionResponse { task_definition: Some(definition), tags })
     }
 
-    pub(super) fn find_definition(&self, name: &str) -> Option<DefinitionRecord> {
-        let (family, revision) = definition_name(name)?;
-        let known = lock(&self.shared.definitions);
-        match revision {
-            Some(revision) => known.get(&(family.to_owned(), revision)).cloned(),
-            None => known
-                .range((family.to_owned(), i32::MIN)..=(family.to_owned(), i32::MAX))
-                .rev()
-                .map(|(_, record)| record)
-                .find(|record| record.definition.status() == ACTIVE)
-                .cloned(),
-        }
+    pub(super) async fn find_definition(&self, name: &str) -> Result<Option<DefinitionRecord>, EngineError> {
+        let Some((family, revision)) = definition_name(name) else { return Ok(None) };
+        let Some(revision) = revision.or_else(|| lock(&self.shared.revisions).latest_active(family)) else {
+            return Ok(None);
+        };
+        let (shared, family) = (self.shared.clone(), family.to_owned());
+        blocking(move || Ok(shared.store.definition(&family, revision)?)).await
     }
 
     /// Lists ARNs by family and revision, a page at a time.
@@ -79,11 +123,14 @@ impl Engine {
         &self,
         request: &ListTaskDefinitionsRequest,
     ) -> Result<ListTaskDefinitionsResponse, EngineError> {
-        let status = request.status.as_deref().unwrap_or(ACTIVE);
-        if ![ACTIVE, INACTIVE].contains(&status) {
-            let message = format!("Invalid status '{status}': use {ACTIVE} or {INACTIVE}.");
-            return Err(EngineError::InvalidParameter { field: "status", message });
-        }
+        let status = match request.status.as_deref() {
+            None | Some(ACTIVE) => Status::Active,
+            Some(INACTIVE) => Status::Inactive,
+            Some(other) => {
+                let message = format!("Invalid status '{other}': use {ACTIVE} or {INACTIVE}.");
+                return Err(EngineError::InvalidParameter { field: "status", message });
+            }
+        };
         let descending = match request.sort.as_deref() {
             None | Some("ASC") => false,
             Some("DESC") => true,
@@ -92,13 +139,11 @@ impl Engine {
                 return Err(EngineError::InvalidParameter { field: "sort", message });
             }
         };
-        let known = lock(&self.shared.definitions);
+        let known = lock(&self.shared.revisions);
         let mut arns: Vec<String> = known
-            .values()
-            .map(|record| &record.definition)
-            .filter(|definition| definition.status() == status)
-            .filter(|definition| request.family_prefix.as_deref().is_none_or(|family| family == definition.family()))
-            .map(|definition| definition.task_definition_arn().to_owned())
+            .with(status)
+            .filter(|(family, _)| request.family_prefix.as_deref().is_none_or(|wanted| wanted == *family))
+            .map(|(family, revision)| self.shared.names.task_definition_arn(family, revision))
             .collect();
         drop(known);
         if descending {
@@ -115,18 +160,18 @@ impl Engine {
             let message = "taskDefinition must be an ARN or family:revision.".to_owned();
             return Err(EngineError::InvalidParameter { field: "taskDefinition", message });
         };
-        let (shared, key) = (self.shared.clone(), (family.to_owned(), revision));
+        let (shared, family) = (self.shared.clone(), family.to_owned());
         blocking(move || {
-            let mut known = lock(&shared.definitions);
-            let record = known.get_mut(&key).ok_or_else(unknown)?;
+            // Held over the write: it is deregistered once.
+            let mut known = lock(&shared.revisions);
+            let mut record = shared.store.definition(&family, revision)?.ok_or_else(unknown)?;
             if record.definition.status() == ACTIVE {
-                let mut inactive = record.clone();
-                inactive.definition.status = Some(INACTIVE.to_owned());
-                inactive.definition.deregistered_at = Some(now());
-                shared.store.put_definition(&inactive)?;
-                *record = inactive;
+                record.definition.status = Some(INACTIVE.to_owned());
+                record.definition.deregistered_at = Some(now());
+                shared.store.put_definition(&record)?;
+                known.insert(&record.definition);
             }
-            Ok(record.definition.clone())
+            Ok(record.definition)
         })
         .await
     }

@@ -66,7 +66,7 @@ impl Engine {
         instance.remaining_resources = resources(ledger.remaining(), &ledger.taken_ports());
         drop(ledger);
         let count = |wanted: fn(&str) -> bool| {
-            let records = self.shared.records();
+            let records = self.shared.driven();
             i32::try_from(records.iter().filter(|(_, record)| wanted(record.task.last_status())).count())
                 .unwrap_or(i32::MAX)
         };

@@ -18,7 +18,7 @@ use crate::identity::TaskId;
 use crate::sandbox::{Sandbox as _, TaskUse, Use};
 use crate::task::TaskRecord;
 use crate::task::provision::Places;
-use crate::timing::Phase;
+use crate::timing::{Phase, Timing};
 use crate::trace::now;
 
 /// Seconds between two measurements: without a wish, at least, at most.
@@ -52,16 +52,8 @@ impl Engine {
     /// What a task's start took.
     pub fn timing(&self, request: &GetTimingRequest) -> Result<GetTimingResponse, EngineError> {
         let (id, record) = self.find(request.cluster.as_deref(), request.task.as_deref().unwrap_or_default())?;
-        let timing = self.shared.tasks().get(&id).and_then(|handle| handle.timing.clone());
-        let timing = timing.ok_or_else(|| EngineError::NotMeasured { task: id.to_string() })?;
-        let arrived = timing.arrived();
-        let (executed, phases) = timing.told();
-        Ok(GetTimingResponse {
-            task_arn: record.task.task_arn.clone(),
-            arrived_at: Some(arrived.as_secs_f64()),
-            milliseconds: executed.map(|executed| milliseconds(arrived, executed)),
-            phases: phases.into_iter().map(|phase| told(phase, arrived)).collect(),
-        })
+        let start = self.shared.start(&id).ok_or_else(|| EngineError::NotMeasured { task: id.to_string() })?;
+        Ok(GetTimingResponse { task_arn: record.task.task_arn.clone(), ..start })
     }
 
     /// What happens, in order.
@@ -105,9 +97,10 @@ impl Engine {
 
     /// Figures for Prometheus, as text.
     pub async fn metrics(&self) -> String {
-        let records = self.shared.records();
-        let measured = self.shared.measure(records.clone()).await;
-        self.shared.metrics.text(&records, &measured)
+        let driven = self.shared.driven();
+        let over = self.shared.count_over();
+        let measured = self.shared.measure(driven.clone()).await;
+        self.shared.metrics.text(&driven, over, &measured)
     }
 
     /// What tasks use, measured again and again. Ends when all that were asked for have stopped.
@@ -152,10 +145,10 @@ impl Engine {
 }
 
 impl Shared {
-    /// The tasks that are asked for, or all.
+    /// The tasks that are asked for, or all that are not over.
     fn wanted(&self, wanted: &[TaskId]) -> Vec<(TaskId, Arc<TaskRecord>)> {
         if wanted.is_empty() {
-            return self.records();
+            return self.driven();
         }
         wanted.iter().filter_map(|id| Some((id.clone(), self.record(id)?))).collect()
     }
@@ -243,6 +236,18 @@ fn usage(used: &Use, before: Option<&Use>, (cpu_limit_percent, of_task): (Option
 #[expect(clippy::cast_precision_loss, reason = "as told")]
 pub(crate) fn bytes(number: u64) -> f64 {
     number as f64
+}
+
+/// What a task's start took, without the task.
+pub(super) fn start(timing: &Timing) -> GetTimingResponse {
+    let arrived = timing.arrived();
+    let (executed, phases) = timing.told();
+    GetTimingResponse {
+        task_arn: None,
+        arrived_at: Some(arrived.as_secs_f64()),
+        milliseconds: executed.map(|executed| milliseconds(arrived, executed)),
+        phases: phases.into_iter().map(|phase| told(phase, arrived)).collect(),
+    }
 }
 
 fn told(phase: Phase, arrived: Duration) -> TaskPhase {

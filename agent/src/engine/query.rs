@@ -49,14 +49,14 @@ impl Engine {
     pub async fn stop_task(&self, request: StopTaskRequest) -> Result<Task, EngineError> {
         let (id, record) = self.find(request.cluster.as_deref(), request.task.as_deref().unwrap_or_default())?;
         if !record.is_stopped() {
-            let commands = self.shared.tasks().get(&id).map(|handle| handle.commands.clone());
+            let driver = self.shared.handle(&id);
             let (done, told) = oneshot::channel();
             let given = request.reason.filter(|reason| !reason.is_empty());
             let reason = given.unwrap_or_else(|| "Task stopped by user".to_owned());
             let stop = Command::Stop { code: "UserInitiated", reason, done };
             // A driver that ends before it takes this has stopped the task.
-            if let Some(commands) = commands
-                && commands.send(stop).await.is_ok()
+            if let Some(driver) = driver
+                && driver.commands.send(stop).await.is_ok()
             {
                 let _best_effort = told.await;
             }
@@ -154,7 +154,7 @@ impl Engine {
     ) -> Result<Vec<ContainerLog>, EngineError> {
         let (id, record) = self.find(cluster, task)?;
         let places = Places::of(&self.shared.config.root, &id);
-        let view = self.shared.tasks().get(&id).map(|handle| handle.view.clone());
+        let view = self.shared.handle(&id).map(|driver| driver.view);
         let mut logs = Vec::new();
         for (index, known) in record.task.containers.iter().enumerate() {
             let name = known.name();

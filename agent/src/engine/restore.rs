@@ -18,6 +18,7 @@ use runtime::process::ProcessRef;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::definitions::Revisions;
 use super::{Engine, OpenError, Shared, UserSlots, host, images};
 use crate::capacity::{Demand, Ledger};
 use crate::config::Config;
@@ -53,11 +54,7 @@ pub(super) fn open(config: Arc<Config>) -> Result<Shared, OpenError> {
             first
         }
     };
-    let definitions = store
-        .definitions()?
-        .into_iter()
-        .map(|record| ((record.definition.family().to_owned(), record.definition.revision()), record))
-        .collect();
+    let revisions = Revisions::of(store.definitions()?);
     Ok(Shared {
         ledger: Mutex::new(Ledger::new(host::total(&config))),
         runtime: Executable::new(config.runtime.clone()),
@@ -76,7 +73,7 @@ pub(super) fn open(config: Arc<Config>) -> Result<Shared, OpenError> {
         store_fails: AtomicBool::new(false),
         store_works: Notify::new(),
         tasks: Mutex::default(),
-        definitions: Mutex::new(definitions),
+        revisions: Mutex::new(revisions),
         host: Mutex::new(known),
         _lock: lock,
     })
@@ -160,7 +157,7 @@ impl Engine {
                 if let Some(slot) = record.user_slot {
                     shared.user_slots().0.insert(slot);
                 }
-                shared.keep(id, record);
+                shared.keep(id, &record);
             } else {
                 live.push((id, record));
             }

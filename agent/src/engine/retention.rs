@@ -36,10 +36,8 @@ pub(super) async fn run(shared: Arc<Shared>) {
 
 /// What could not be removed when its task stopped, such as a process that was stuck in the kernel.
 async fn remove_left_sandboxes(shared: &Shared) {
-    for (id, record) in shared.records() {
-        if !record.is_stopped() || !record.sandbox_left {
-            continue;
-        }
+    for id in shared.over(|past| past.sandbox_left) {
+        let Some(record) = shared.record(&id) else { continue };
         let places = Places::of(&shared.config.root, &id);
         let sandbox = Host::new(shared.runtime.clone(), &places, shared.task_cgroup(&id));
         if let Err(error) = sandbox.destroy().await {
@@ -50,7 +48,7 @@ async fn remove_left_sandboxes(shared: &Shared) {
         if let Some(slot) = removed.user_slot.take() {
             shared.user_slots().give_back(slot);
         }
-        shared.keep(id.clone(), removed);
+        shared.keep(id.clone(), &removed);
         // Saved with what else could not be.
         shared.unsaved().insert(id);
     }
@@ -60,22 +58,14 @@ fn look(shared: &Shared) {
     save_again(shared);
     let now = now();
     let history = &shared.config.history;
-    let mut forgotten = Vec::new();
-    for (id, record) in shared.records() {
-        // What is left of a sandbox may hold the task's disk: it goes first.
-        if !record.is_stopped() || record.sandbox_left {
-            continue;
-        }
-        let age = now - record.task.stopped_at();
-        // A task that is forgotten sooner than its disks must not leave them behind.
-        let mut disks_removed = record.disks_removed;
-        if age > history.disk_keep().min(history.keep()).as_secs_f64() && !disks_removed {
-            disks_removed = remove(shared, &id, &record);
-        }
-        if age > history.keep().as_secs_f64() && disks_removed {
-            forgotten.push(id);
-        }
+    // A task that is forgotten sooner than its disks must not leave them behind. What is left of a sandbox may hold the
+    // task's disk: it goes first.
+    let disks_due = now - history.disk_keep().min(history.keep()).as_secs_f64();
+    for id in shared.over(|past| past.stopped_at < disks_due && !past.disks_removed && !past.sandbox_left) {
+        remove(shared, &id);
     }
+    let due = now - history.keep().as_secs_f64();
+    let forgotten = shared.over(|past| past.stopped_at < due && past.disks_removed && !past.sandbox_left);
     if forgotten.is_empty() {
         return;
     }
@@ -108,17 +98,17 @@ fn save_again(shared: &Shared) {
     }
 }
 
-/// Whether the task's disks are gone.
-fn remove(shared: &Shared, id: &TaskId, record: &TaskRecord) -> bool {
+/// Removes the disks of a task that is over.
+fn remove(shared: &Shared, id: &TaskId) {
     let places = Places::of(&shared.config.root, id);
     if let Err(error) = remove_disks(&places) {
         tracing::error!(task = %id, error = chain(&error), "the disks of a stopped task could not be removed");
-        return false;
+        return;
     }
-    let removed = TaskRecord { disks_removed: true, ..record.clone() };
+    let Some(record) = shared.record(id) else { return };
+    let removed = TaskRecord { disks_removed: true, ..(*record).clone() };
     match shared.store.put_task(shared.names.cluster(), id, &removed) {
-        Ok(()) => shared.keep(id.clone(), removed),
+        Ok(()) => shared.keep(id.clone(), &removed),
         Err(error) => tracing::error!(task = %id, error = chain(&error), "a stopped task could not be saved"),
     }
-    true
 }

@@ -79,11 +79,14 @@ async fn a_task_that_is_stored_is_driven_though_its_client_has_gone() {
     // Whoever is decided next comes after all that was begun.
     let _all_decided = engine.deciding.lock().await;
     let stored = engine.shared.store.tasks(engine.shared.names.cluster()).unwrap();
-    assert_eq!(stored.len(), 2 * polls, "each was stored");
+    // One that was given up before its definition was read has made nothing; none has made half.
+    assert!(stored.len() > 2 && stored.len().is_multiple_of(2), "{} of {polls} requests", stored.len());
     for record in stored {
         let id = record.id().unwrap();
-        let mut view = engine.shared.tasks().get(&id).expect("a task that nobody drives").view.clone();
-        view.wait_for(|record| record.is_stopped()).await.unwrap();
+        if let Some(mut driver) = engine.shared.handle(&id) {
+            driver.view.wait_for(|record| record.is_stopped()).await.unwrap();
+        }
+        assert!(engine.shared.record(&id).expect("a task that nobody drives").is_stopped());
     }
     engine.shutdown().await;
 }

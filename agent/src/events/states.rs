@@ -16,24 +16,30 @@ use crate::identity::TaskId;
 pub(crate) fn tasks(shared: Arc<Shared>, wanted: Vec<TaskId>) -> impl Stream<Item = Task> + Send + 'static {
     let mut changes: watch::Receiver<u64> = shared.changes.subscribe();
     async_stream::stream! {
-        let mut seen: BTreeMap<TaskId, i32> = BTreeMap::new();
+        let mut seen: BTreeMap<TaskId, Seen> = BTreeMap::new();
         loop {
             changes.mark_unchanged();
-            let records: Vec<_> = if wanted.is_empty() {
-                shared.records()
-            } else {
-                wanted.iter().filter_map(|id| Some((id.clone(), shared.record(id)?))).collect()
-            };
-            let all_stopped = !wanted.is_empty() && records.iter().all(|(_, record)| record.is_stopped());
-            for (id, record) in records {
-                let version = record.task.version();
-                if seen.insert(id.clone(), version) != Some(version) {
+            let mut versions = shared.versions();
+            versions.retain(|id, _| wanted.is_empty() || wanted.contains(id));
+            seen.retain(|id, _| versions.contains_key(id));
+            versions.retain(|id, version| seen.get(id).is_none_or(|seen| seen.version != *version));
+            for id in versions.into_keys() {
+                if let Some(record) = shared.record(&id) {
+                    seen.insert(id.clone(), Seen { version: record.task.version(), stopped: record.is_stopped() });
                     yield shared.shown(&id, &record);
                 }
             }
-            if all_stopped || changes.changed().await.is_err() {
+            // One that is forgotten has stopped.
+            let is_over = |id| seen.get(id).is_none_or(|seen| seen.stopped);
+            if (!wanted.is_empty() && wanted.iter().all(is_over)) || changes.changed().await.is_err() {
                 return;
             }
         }
     }
+}
+
+/// What was last told of a task.
+struct Seen {
+    version: i32,
+    stopped: bool,
 }

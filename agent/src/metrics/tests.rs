@@ -45,7 +45,7 @@ fn counted_and_measured_figures_are_in_the_text_by_their_names() {
     let of_task = Use { memory_limit_bytes: Some(1 << 20), ..Use::default() };
     let used = TaskUse { task: Some(of_task), containers: vec![Some(used)] };
     let measured = Measured { id: id.clone(), record: running.clone(), running: vec![0], used };
-    let text = metrics.text(&[(id.clone(), running)], &[measured]);
+    let text = metrics.text(&[(id.clone(), running)], 1, &[measured]);
     let labels = format!("{{task=\"{id}\",container=\"web\\\"\\n\"}}");
     for line in [
         "neargate_task_starts_total 1".to_owned(),
@@ -55,7 +55,7 @@ fn counted_and_measured_figures_are_in_the_text_by_their_names() {
         "neargate_task_start_seconds_count 1".to_owned(),
         "neargate_task_start_phase_seconds_count{phase=\"clone\"} 1".to_owned(),
         "neargate_tasks{status=\"RUNNING\"} 1".to_owned(),
-        "neargate_tasks{status=\"STOPPED\"} 0".to_owned(),
+        "neargate_tasks{status=\"STOPPED\"} 1".to_owned(),
         format!("neargate_container_cpu_seconds_total{labels} 1.5"),
         format!("neargate_container_memory_bytes{labels} 50000000.0"),
         format!("neargate_container_memory_limit_bytes{labels} 1048576.0"),
@@ -67,5 +67,5 @@ fn counted_and_measured_figures_are_in_the_text_by_their_names() {
         assert!(text.lines().any(|line| line.starts_with(name)), "{name} is not in\n{text}");
     }
     assert!(!text.contains("neargate_container_block_read_bytes_total{"), "nothing made up: {text}");
-    assert!(!metrics.text(&[], &[]).contains(&*id.to_string()), "gone with its container");
+    assert!(!metrics.text(&[], 0, &[]).contains(&*id.to_string()), "gone with its container");
 }

@@ -73,6 +73,9 @@ impl<S: Sandbox + Clone> Driver<S> {
             () = ends.cancelled() => {}
             () = self.live() => {}
         }
+        if self.record.is_stopped() {
+            shared.keep(self.id, &self.record);
+        }
     }
 
     async fn live(&mut self) {
