@@ -23,6 +23,7 @@ use agent::{
 };
 use anyhow::Context as _;
 use clap::Parser;
+use runtime::sys::memory;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -31,6 +32,9 @@ const MOST_WORKERS: usize = 4;
 
 /// Threads for blocking work, such as unpacking layers and reading logs.
 const MOST_BLOCKING: usize = 64;
+
+/// Heaps of all threads: a second one, so that blocking work keeps nobody waiting.
+const HEAPS: i32 = 2;
 
 /// The root lets others pass to the socket; what tasks own is protected below.
 const ROOT_MODE: u32 = 0o711;
@@ -99,6 +103,7 @@ fn configure(arguments: Arguments) -> anyhow::Result<Config> {
 }
 
 fn run(config: Config) -> anyhow::Result<()> {
+    memory::share_heaps(HEAPS);
     make_root(&config.root)?;
     let workers = thread::available_parallelism().map_or(1, |cpus| cpus.get().min(MOST_WORKERS));
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -1,10 +1,15 @@
 //! Groups on the host's own hierarchies: each limit is exceeded on purpose.
 
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use nix::mount::{MsFlags, mount, umount};
 use nix::unistd::Pid;
 
 use super::*;
+
+/// Made so far: two tests may choose one name.
+static GROUPS: AtomicU32 = AtomicU32::new(0);
 
 /// A group of its own per test, gone when the test ends.
 struct Group(Cgroup);
@@ -12,7 +17,8 @@ struct Group(Cgroup);
 impl Group {
     fn new(name: &str, resources: serde_json::Value) -> Group {
         // A parent of its own too: whoever is done first would remove that of others.
-        let path = format!("/neargate-unit-{}-{name}/group", std::process::id());
+        let nth = GROUPS.fetch_add(1, Ordering::Relaxed);
+        let path = format!("/neargate-unit-{}-{nth}-{name}/group", std::process::id());
         Group(Cgroup::create(&path, &serde_json::from_value(resources).unwrap()).unwrap())
     }
 
@@ -52,6 +58,7 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
 #[test]
 fn memory_limit_kills_and_is_counted() {
     let group = Group::new("memory", serde_json::json!({ "memory": { "limit": 16 << 20, "swap": 16 << 20 } }));
+    assert_eq!(group.0.oom_kills().unwrap(), 0);
     let status = group.run("exec tail /dev/zero").wait().unwrap();
     assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9));
     assert_eq!(group.0.oom_kills().unwrap(), 1);
@@ -254,6 +261,7 @@ fn what_is_frozen_below_is_killed_too() {
     let inner = std::mem::ManuallyDrop::new(Group(below.clone()));
     let mut child = inner.run("exec sleep 1000");
     until("it is there", || below.pids().unwrap().len() == 1);
+    assert_eq!(group.0.children().unwrap(), ["below"]);
     below.freeze().unwrap();
     let reaper = std::thread::spawn(move || child.wait().unwrap());
     group.0.delete().unwrap();
@@ -262,13 +270,46 @@ fn what_is_frozen_below_is_killed_too() {
 }
 
 #[test]
+fn what_is_frozen_below_can_be_let_go() {
+    let group = Group::new("thaw", serde_json::json!({}));
+    let below = Cgroup::open(&format!("{}/below", group.0.path())).unwrap();
+    below.make().unwrap();
+    let inner = std::mem::ManuallyDrop::new(Group(below.clone()));
+    let mut child = inner.run("exec sleep 1000");
+    until("it is there", || below.pids().unwrap().len() == 1);
+    below.freeze().unwrap();
+    group.0.thaw().unwrap();
+    assert!(below.is_frozen().unwrap(), "that of the group above is another matter");
+    group.0.thaw_all().unwrap();
+    assert!(!below.is_frozen().unwrap());
+    group.0.kill_all().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn a_group_that_is_busy_for_a_moment_is_waited_for() {
+    let group = Group::new("busy", serde_json::json!({}));
+    let below = group.0.directories()[0].join("below");
+    fs::create_dir(&below).unwrap();
+    mount(Some("tmpfs"), &below, Some("tmpfs"), MsFlags::empty(), Some("size=4k")).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_millis(50));
+            umount(&below).unwrap();
+        });
+        group.0.delete().unwrap();
+    });
+    assert!(!group.0.exists());
+}
+
+#[test]
 fn groups_that_go_while_they_are_looked_at_are_no_error() {
     let group = Group::new("going", serde_json::json!({}));
     let directories = group.0.directories();
-    let over = std::sync::atomic::AtomicBool::new(false);
+    let over = AtomicBool::new(false);
     let looked = std::thread::scope(|scope| {
         scope.spawn(|| {
-            while !over.load(std::sync::atomic::Ordering::Relaxed) {
+            while !over.load(Ordering::Relaxed) {
                 for directory in &directories {
                     fs::create_dir_all(directory.join("child/below")).unwrap();
                     fs::remove_dir(directory.join("child/below")).unwrap();
@@ -278,7 +319,7 @@ fn groups_that_go_while_they_are_looked_at_are_no_error() {
         });
         let looked: Result<Vec<_>, CgroupError> =
             (0..1000).map(|_| Ok((group.0.pids()?, group.0.children()?))).collect();
-        over.store(true, std::sync::atomic::Ordering::Relaxed);
+        over.store(true, Ordering::Relaxed);
         looked
     });
     for (pids, children) in looked.unwrap() {
@@ -307,4 +348,6 @@ fn a_group_that_somebody_is_in_is_not_made_again() {
     assert_eq!(group.0.pids().unwrap().len(), 1, "whoever is in it goes on");
     group.0.kill_all().unwrap();
     shell.wait().unwrap();
+    // An empty one may be what was left of the group's last life.
+    Cgroup::create(&group.0.path(), &LinuxResources::default()).unwrap();
 }

@@ -1,4 +1,5 @@
-//! [malloc_trim(3)](https://man7.org/linux/man-pages/man3/malloc_trim.3.html) and
+//! [malloc_trim(3)](https://man7.org/linux/man-pages/man3/malloc_trim.3.html),
+//! [mallopt(3)](https://man7.org/linux/man-pages/man3/mallopt.3.html) and
 //! [madvise(2)](https://man7.org/linux/man-pages/man2/madvise.2.html): memory back to the kernel, and a poll(2) that
 //! takes none again.
 
@@ -12,6 +13,14 @@ use nix::poll::{PollFd, PollTimeout};
 const PAGE: usize = 4096;
 /// Room below a frame for its callees and the red zone, bytes.
 const FRAMES: usize = 16 << 10;
+
+/// Has all threads share so many heaps, where the allocator would make eight for each processor, of which each keeps
+/// what it once needed. For programs whose threads are there to wait.
+pub fn share_heaps(most: i32) {
+    // SAFETY: mallopt changes how the allocator goes on from here, and takes its own lock for that. One that knows no
+    // such parameter goes on as before.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, most) };
+}
 
 /// Gives freed heap back, and forgets the pages of the program's file that happen to be mapped: those used again come
 /// back from the page cache. Costs a millisecond or so; nothing may be in a hurry.
