@@ -23,7 +23,7 @@ pub(crate) mod record;
 mod remove;
 mod source;
 
-pub use clean::{Cleaned, Cleanup, Removed};
+pub use clean::{Cleanup, Removed};
 pub use config::{Config, Limits, RegistryConfig};
 pub use pull::PullError;
 pub use pull::meter::{Progress, ProgressStatus};

@@ -46,8 +46,8 @@ pub use content::StoreError;
 pub use digest::{Digest, DigestError};
 pub use gc::Collected;
 pub use images::{
-    Cleaned, Cleanup, Config, Image, ImageId, ImageSummary, Images, Limits, OpenError, Progress, ProgressStatus,
-    PullError, RegistryConfig, RemoveError, Removed, SourceError,
+    Cleanup, Config, Image, ImageId, ImageSummary, Images, Limits, OpenError, Progress, ProgressStatus, PullError,
+    RegistryConfig, RemoveError, Removed, SourceError,
 };
 pub use layout::LayoutError;
 pub use manifest::ManifestError;

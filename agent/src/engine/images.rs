@@ -9,7 +9,7 @@ use runtime::cli::report::chain;
 use tokio::time::Instant;
 
 use super::Shared;
-use crate::config::{Config, ImagesConfig};
+use crate::config::Config;
 use crate::identity::TaskId;
 use crate::task::TaskRecord;
 
@@ -66,31 +66,28 @@ pub(super) async fn run(shared: Arc<Shared>) {
             _ = ticks.tick() => {}
         }
         let cleaning = shared.clone();
-        let cleaned = tokio::task::spawn_blocking(move || clean_up(&cleaning.images, &cleaning.config.images)).await;
         // A panic has been told already; the next cycle is a new try.
-        for removed in cleaned.unwrap_or_default() {
-            for name in &removed.references {
-                shared.pulls().removed(&name.to_string());
-            }
-            let names = removed.references.iter().map(Reference::to_string).collect::<Vec<_>>().join(", ");
-            tracing::info!(image = %removed.id, names, bytes = removed.size_bytes, "removed an image that nobody uses");
-        }
+        let _best_effort = tokio::task::spawn_blocking(move || clean_up(&cleaning)).await;
     }
 }
 
-/// One cycle; answers what went.
-fn clean_up(images: &Images, config: &ImagesConfig) -> Vec<Removed> {
+/// One cycle.
+fn clean_up(shared: &Shared) {
+    let config = &shared.config.images;
     let policy = Cleanup {
         min_age: Duration::from_secs_f64(config.cleanup_age_hours * 3_600.0),
         per_cycle: config.cleanup_per_cycle as usize,
         high_water_percent: config.high_water_percent,
         keep: config.keep.iter().filter_map(|name| name.parse().ok()).collect(),
     };
-    match images.clean_up(&policy) {
-        Ok(cleaned) => cleaned.removed,
-        Err(error) => {
-            tracing::error!(error = chain(&error), "images could not be cleaned up");
-            Vec::new()
-        }
+    let pulls = shared.pulls();
+    let gone = |removed: Removed| {
+        let names: Vec<String> = removed.references.iter().map(Reference::to_string).collect();
+        names.iter().for_each(|name| pulls.removed(name));
+        let names = names.join(", ");
+        tracing::info!(image = %removed.id, names, bytes = removed.size_bytes, "removed an image that nobody uses");
+    };
+    if let Err(error) = shared.images.clean_up(&policy, gone) {
+        tracing::error!(error = chain(&error), "images could not be cleaned up");
     }
 }

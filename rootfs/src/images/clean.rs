@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use nix::sys::statvfs::statvfs;
 
 use crate::content::{IMAGES, StoreError};
+use crate::gc::Trash;
 use crate::images::Images;
 use crate::images::record::{ImageId, ImageSummary};
 use crate::reference::Reference;
@@ -34,27 +35,20 @@ pub struct Removed {
     pub size_bytes: u64,
 }
 
-/// What a clean-up did.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Cleaned {
-    /// The images that went, in this order.
-    pub removed: Vec<Removed>,
-    /// Bytes of file content freed, those of layers that no image needed included.
-    pub freed_bytes: u64,
-}
-
 impl Images {
-    /// Removes what `policy` says, and what has neither name nor lease. Blocks.
-    pub fn clean_up(&self, policy: &Cleanup) -> Result<Cleaned, StoreError> {
-        self.clean_up_while(policy, || Ok(self.disk_percent()? > u64::from(policy.high_water_percent)))
+    /// Removes what `policy` says, and what has neither name nor lease; `gone` hears of each image as it goes, so that
+    /// an error later on hides none. Blocks.
+    pub fn clean_up(&self, policy: &Cleanup, gone: impl FnMut(Removed)) -> Result<(), StoreError> {
+        self.clean_up_while(policy, || Ok(self.disk_percent()? > u64::from(policy.high_water_percent)), gone)
     }
 
     fn clean_up_while(
         &self,
         policy: &Cleanup,
         is_full: impl Fn() -> Result<bool, StoreError>,
-    ) -> Result<Cleaned, StoreError> {
-        let mut cleaned = Cleaned { removed: Vec::new(), freed_bytes: self.collect_garbage()?.freed_bytes };
+        mut gone: impl FnMut(Removed),
+    ) -> Result<(), StoreError> {
+        self.collect_garbage()?;
         let now = SystemTime::now();
         let mut of_age = 0;
         for candidate in self.candidates(policy)? {
@@ -65,13 +59,13 @@ impl Images {
                 continue;
             }
             let ImageSummary { id, references, size_bytes, .. } = candidate;
-            if let Some(freed_bytes) = self.evict(&id)? {
+            if let Some(trash) = self.evict(&id)? {
                 of_age += usize::from(is_old);
-                cleaned.freed_bytes += freed_bytes;
-                cleaned.removed.push(Removed { id, references, size_bytes });
+                gone(Removed { id, references, size_bytes });
+                trash.empty(&self.0.store)?;
             }
         }
-        Ok(cleaned)
+        Ok(())
     }
 
     /// Images that may go, the longest unused first.
@@ -83,21 +77,18 @@ impl Images {
         Ok(found)
     }
 
-    /// Removes an image with all its names, unless somebody has leased it by now. Answers the bytes freed.
-    fn evict(&self, id: &ImageId) -> Result<Option<u64>, StoreError> {
+    /// Removes an image with all its names, unless somebody has leased it by now. Answers what only has to be deleted.
+    fn evict(&self, id: &ImageId) -> Result<Option<Trash>, StoreError> {
         let store = &self.0.store;
-        let trash = {
-            let changes = self.changes();
-            if store.leases()?.contains_key(id) {
-                return Ok(None);
-            }
-            for name in store.names()?.iter().filter(|name| name.id == *id) {
-                store.forget_name(&name.reference)?;
-            }
-            store.drop_unrooted_images()?;
-            store.retire_unused(&changes)?
-        };
-        trash.empty(store).map(Some)
+        let changes = self.changes();
+        if store.leases()?.contains_key(id) {
+            return Ok(None);
+        }
+        for name in store.names()?.iter().filter(|name| name.id == *id) {
+            store.forget_name(&name.reference)?;
+        }
+        store.drop_unrooted_images()?;
+        store.retire_unused(&changes).map(Some)
     }
 
     /// How full the store's file system is, as df(1) tells it.
@@ -136,8 +127,15 @@ mod tests {
         Cleanup { min_age, per_cycle, high_water_percent: 100, keep: Vec::new() }
     }
 
-    fn removed(cleaned: &Cleaned) -> Vec<ImageId> {
-        cleaned.removed.iter().map(|removed| removed.id.clone()).collect()
+    /// Cleans up; answers what went, in this order.
+    fn clean(images: &Images, policy: &Cleanup, is_full: impl Fn() -> Result<bool, StoreError>) -> Vec<Removed> {
+        let mut removed = Vec::new();
+        images.clean_up_while(policy, is_full, |gone| removed.push(gone)).unwrap();
+        removed
+    }
+
+    fn ids_of(removed: &[Removed]) -> Vec<ImageId> {
+        removed.iter().map(|removed| removed.id.clone()).collect()
     }
 
     #[test]
@@ -145,25 +143,38 @@ mod tests {
         let (_directory, images, ids) = store(&[9, 8, 7, 6, 5, 1]);
         images.lease("task", &ids[1]).unwrap();
         let keep = vec!["host/app:7".parse().unwrap()];
-        let cleaned = images.clean_up_while(&Cleanup { keep, ..policy(2, 2) }, || Ok(false)).unwrap();
-        assert_eq!(removed(&cleaned), [ids[0].clone(), ids[3].clone()]);
-        assert_eq!(cleaned.removed[0].references, ["host/app:9".parse().unwrap()]);
-        let cleaned = images.clean_up_while(&policy(2, 9), || Ok(false)).unwrap();
-        assert_eq!(removed(&cleaned), [ids[2].clone(), ids[4].clone()]);
+        let removed = clean(&images, &Cleanup { keep, ..policy(2, 2) }, || Ok(false));
+        assert_eq!(ids_of(&removed), [ids[0].clone(), ids[3].clone()]);
+        assert_eq!(removed[0].references, ["host/app:9".parse().unwrap()]);
+        let removed = clean(&images, &policy(2, 9), || Ok(false));
+        assert_eq!(ids_of(&removed), [ids[2].clone(), ids[4].clone()]);
         // What was released just now was used just now.
         images.release("task").unwrap();
-        assert_eq!(images.clean_up_while(&policy(2, 9), || Ok(false)).unwrap(), Cleaned::default());
-        assert_eq!(removed(&images.clean_up_while(&policy(0, 9), || Ok(false)).unwrap()).len(), 2);
+        assert_eq!(clean(&images, &policy(2, 9), || Ok(false)), []);
+        assert_eq!(clean(&images, &policy(0, 9), || Ok(false)).len(), 2);
     }
 
     #[test]
     fn a_full_disk_takes_the_longest_unused_until_it_is_not() {
         let (_directory, images, ids) = store(&[3, 2, 1]);
         let left = std::cell::Cell::new(2);
-        let cleaned = images.clean_up_while(&policy(99, 1), || Ok(left.replace(left.get() - 1) > 0)).unwrap();
-        assert_eq!(removed(&cleaned), ids[..2]);
+        let removed = clean(&images, &policy(99, 1), || Ok(left.replace(left.get() - 1) > 0));
+        assert_eq!(ids_of(&removed), ids[..2]);
         images.lease("task", &ids[2]).unwrap();
-        assert_eq!(images.clean_up_while(&policy(0, 9), || Ok(true)).unwrap(), Cleaned::default());
+        assert_eq!(clean(&images, &policy(0, 9), || Ok(true)), []);
         assert_eq!(images.list().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn what_went_before_an_error_is_told() {
+        let (_directory, images, ids) = store(&[3, 2]);
+        let looks = std::cell::Cell::new(0);
+        let fails = || match looks.replace(looks.get() + 1) {
+            0 => Ok(true),
+            _ => Err(StoreError::Read("x".into(), std::io::ErrorKind::Other.into())),
+        };
+        let mut removed = Vec::new();
+        images.clean_up_while(&policy(99, 1), fails, |gone| removed.push(gone)).unwrap_err();
+        assert_eq!(ids_of(&removed), ids[..1]);
     }
 }

@@ -1,5 +1,6 @@
 //! pause, resume, update, ps, events: a container that runs is changed and watched. features and spec, which need none.
 
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -97,12 +98,15 @@ fn its_processes_are_listed() {
 fn events_tell_statistics_and_kills_and_end_with_the_container() {
     let bundle = running("while ! [ -e /go ]; do sleep 0.01; done; dd if=/dev/zero of=/dev/null bs=200M count=1");
     let mut events = bundle.runtime(&["events", "--interval", "50ms", &bundle.id]);
-    let events = events.stdout(Stdio::piped()).spawn().unwrap();
-    std::thread::sleep(Duration::from_millis(200));
+    let mut events = events.stdout(Stdio::piped()).spawn().unwrap();
+    let mut told = BufReader::new(events.stdout.take().unwrap());
+    let mut text = String::new();
+    for _ in 0..2 {
+        told.read_line(&mut text).unwrap();
+    }
     std::fs::File::create(bundle.rootfs().join("go")).unwrap();
-    let output = events.wait_with_output().unwrap();
-    assert!(output.status.success());
-    let text = String::from_utf8(output.stdout).unwrap();
+    told.read_to_string(&mut text).unwrap();
+    assert!(events.wait().unwrap().success());
     let kinds: Vec<Value> =
         text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["type"].clone()).collect();
     assert!(kinds.iter().filter(|kind| *kind == "stats").count() > 1, "{text}");
