@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use definition::task::{CpuArchitecture, TaskSpec};
+use definition::task::{CpuArchitecture, TaskSpec, VolumeSource};
 use definition::{FARGATE_REFUSED, check_run_task, with_overrides};
 use prost::Message as _;
 use proto::v1::{
@@ -22,11 +22,13 @@ use crate::task::{Stage, TaskRecord};
 use crate::timing::{Phase, Timing, since_boot};
 use crate::trace::now;
 
+/// The attribute of a task that has no user namespace.
+const USER_NAMESPACE: &str = "neargate.user-namespace";
+
 impl Engine {
     /// Accepts tasks, or tells why they cannot be placed here.
     pub async fn run_task(&self, request: RunTaskRequest) -> Result<RunTaskResponse, EngineError> {
         let arrived = since_boot();
-        let deciding = self.deciding.clone().lock_owned().await;
         if !self.shared.names.is_cluster(request.cluster.as_deref()) {
             return Err(EngineError::ClusterNotFound);
         }
@@ -43,12 +45,23 @@ impl Engine {
         let DefinitionRecord { definition, tags } = self.definition_to_run(&request).await?;
         let tags = self.tags(&request, tags);
         let spec = checked(&request, &definition)?;
+        let off = self.user_namespace_off(&spec).await?;
+        // Nothing before may take long for want of what others have, such as a file server that is gone.
+        let deciding = self.deciding.clone().lock_owned().await;
+        if let Some(token) = &token
+            && let Some(answer) = self.repeated(token, &digest).await?
+        {
+            return Ok(answer);
+        }
         let count = usize::try_from(request.count.unwrap_or(1)).unwrap_or(1);
         if let Some(failure) = self.cannot_be_placed(&spec) {
             return Ok(RunTaskResponse { tasks: Vec::new(), failures: vec![failure; count] });
         }
         let mut records: Vec<(TaskId, TaskRecord)> =
             (0..count).map(|_| self.record(&request, &definition, &spec, &tags)).collect();
+        if let Some(reason) = off {
+            records.iter_mut().for_each(|(_, record)| without_user_namespace(record, reason));
+        }
         let tokens = token.map(|token| {
             let tasks = records.iter().map(|(id, _)| id.to_string()).collect();
             (token, TokenRecord { request: digest, tasks })
@@ -60,7 +73,7 @@ impl Engine {
             let _deciding = deciding;
             let token = tokens.as_ref().map(|(token, record)| (token.as_str(), record.clone()));
             for (id, record) in &mut records {
-                shared.enter(id, record, &spec, &demand);
+                shared.enter(id, record, &demand);
             }
             if let Err(error) = shared.store.add_tasks(shared.names.cluster(), &records, token) {
                 records.iter_mut().for_each(|(id, record)| shared.leave(id, record));
@@ -99,6 +112,15 @@ impl Engine {
         let ids: Vec<TaskId> = record.tasks.iter().filter_map(|id| TaskId::parse(id)).collect();
         let tasks = ids.iter().filter_map(|id| self.shared.record(id)).map(|record| record.task.clone()).collect();
         Ok(Some(RunTaskResponse { tasks, failures: Vec::new() }))
+    }
+
+    /// Why the tasks get no user namespace. Looks at the file systems of what the host shares with them.
+    async fn user_namespace_off(&self, spec: &TaskSpec) -> Result<Option<&'static str>, EngineError> {
+        let (shared, spec) = (self.shared.clone(), spec.clone());
+        if !spec.volumes.iter().any(|volume| matches!(volume.source, VolumeSource::Host(_))) {
+            return Ok(provision::user_namespace_off(&shared.config.root, &spec));
+        }
+        blocking(move || Ok(provision::user_namespace_off(&shared.config.root, &spec))).await
     }
 
     async fn definition_to_run(&self, request: &RunTaskRequest) -> Result<DefinitionRecord, EngineError> {
@@ -199,11 +221,11 @@ impl Engine {
 impl Shared {
     /// Lets a new task in at once where there is room: what is stored first then says so, and its driver begins with the
     /// work. Otherwise the driver waits.
-    fn enter(&self, id: &TaskId, record: &mut TaskRecord, spec: &TaskSpec, demand: &Demand) {
+    fn enter(&self, id: &TaskId, record: &mut TaskRecord, demand: &Demand) {
         if !self.ledger().enter(id, demand) {
             return;
         }
-        if !self.give_user_namespace(record, spec) {
+        if !self.give_user_namespace(record) {
             // The driver tells why, once it gets as far.
             return self.ledger().release(id);
         }
@@ -220,20 +242,21 @@ impl Shared {
         self.release(id);
     }
 
-    /// A range of ids of its own, or the reason why not in the task's attributes. False when none is free: a task never
-    /// goes without for want of one.
-    pub(crate) fn give_user_namespace(&self, record: &mut TaskRecord, spec: &TaskSpec) -> bool {
-        if let Some(reason) = provision::user_namespace_off(&self.config.root, spec) {
-            record.task.attributes.push(Attribute {
-                name: Some("neargate.user-namespace".to_owned()),
-                value: Some(format!("off:{reason}")),
-                ..Attribute::default()
-            });
+    /// A range of ids of its own, unless it was accepted without. False when none is free: a task never goes without for
+    /// want of one.
+    pub(crate) fn give_user_namespace(&self, record: &mut TaskRecord) -> bool {
+        if record.task.attributes.iter().any(|attribute| attribute.name() == USER_NAMESPACE) {
             return true;
         }
         record.user_slot = self.user_slots().take();
         record.user_slot.is_some()
     }
+}
+
+/// Tells why the task gets no user namespace, in its attributes.
+fn without_user_namespace(record: &mut TaskRecord, reason: &str) {
+    let (name, value) = (Some(USER_NAMESPACE.to_owned()), Some(format!("off:{reason}")));
+    record.task.attributes.push(Attribute { name, value, ..Attribute::default() });
 }
 
 fn ephemeral_storage(spec: &TaskSpec) -> Option<EphemeralStorage> {

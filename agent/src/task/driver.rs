@@ -118,7 +118,7 @@ impl<S: Sandbox + Clone> Driver<S> {
                         return Err(Halt::AgentEnds);
                     }
                     self.record.admitted = true;
-                    if !self.shared.give_user_namespace(&mut self.record, spec) {
+                    if !self.shared.give_user_namespace(&mut self.record) {
                         self.fail("ResourceInitializationError: every range of user ids is taken", None).await;
                         return Err(Halt::Stop);
                     }
