@@ -214,3 +214,6 @@ pub fn enter(root: &root::Root, propagation: Option<(u64, bool)>) -> Result<(), 
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;
