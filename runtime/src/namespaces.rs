@@ -204,43 +204,4 @@ pub const KINDS: [(&str, CloneFlags); 8] = [
 ];
 
 #[cfg(test)]
-mod tests {
-    use oci_spec::runtime::{LinuxBuilder, LinuxNamespaceBuilder};
-
-    use super::*;
-
-    fn linux(namespaces: &[(LinuxNamespaceType, Option<&str>)]) -> Linux {
-        let namespaces: Vec<_> = namespaces
-            .iter()
-            .map(|(kind, path)| {
-                let builder = LinuxNamespaceBuilder::default().typ(*kind);
-                match path {
-                    Some(path) => builder.path(path),
-                    None => builder,
-                }
-                .build()
-                .unwrap()
-            })
-            .collect();
-        LinuxBuilder::default().namespaces(namespaces).build().unwrap()
-    }
-
-    #[test]
-    fn user_namespace_is_joined_last() {
-        let namespaces = Namespaces::open(&linux(&[
-            (LinuxNamespaceType::User, Some("/proc/self/ns/user")),
-            (LinuxNamespaceType::Network, Some("/proc/self/ns/net")),
-            (LinuxNamespaceType::Mount, None),
-        ]))
-        .unwrap();
-        let last = namespaces.join.last().unwrap();
-        assert_eq!(last.kind, CloneFlags::CLONE_NEWUSER);
-        assert!(namespaces.has_user() && namespaces.needs_helper());
-    }
-
-    #[test]
-    fn the_hosts_mount_namespace_is_refused() {
-        let failure = Namespaces::open(&linux(&[(LinuxNamespaceType::Pid, None)])).unwrap_err();
-        assert_eq!(failure.errno, Errno::ENOTSUP);
-    }
-}
+mod tests;

@@ -5,6 +5,7 @@
 pub mod bpf;
 pub mod clone3;
 pub mod close_range;
+pub mod credentials;
 pub mod fork;
 pub mod keyctl;
 pub mod loop_device;

@@ -9,11 +9,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
 use nix::sys::wait::waitpid;
-use nix::unistd::{Gid, Pid, Uid, pipe2, read, setgroups, setresgid, setresuid};
+use nix::unistd::{Pid, pipe2, read};
 use oci_spec::runtime::LinuxIdMapping;
 
 use crate::init::failure::{Context, Failure, Step};
 use crate::sys::clone3::{Child, Clone3};
+use crate::sys::credentials::{set_gid, set_groups, set_uid};
 
 /// Writes both maps of `pid`, which has to be a child that was not waited for.
 pub fn write_maps(pid: i32, uid: &[LinuxIdMapping], gid: &[LinuxIdMapping]) -> Result<(), Failure> {
@@ -53,14 +54,13 @@ pub fn of(pid: i32) -> Result<OwnedFd, Failure> {
 
 /// Takes id 0 and with it every capability inside the user namespace that the caller has just entered.
 pub fn become_root() -> Result<(), Failure> {
-    match setgroups(&[]) {
+    match set_groups(&[]) {
         // A namespace made by an unprivileged user denies setgroups; there are no groups of the host's root to lose.
         Ok(()) | Err(Errno::EPERM) => {}
         Err(errno) => return Err(errno).at(Step::BecomeRoot),
     }
-    let (uid, gid) = (Uid::from_raw(0), Gid::from_raw(0));
-    setresgid(gid, gid, gid).at(Step::BecomeRoot)?;
-    setresuid(uid, uid, uid).at(Step::BecomeRoot)
+    set_gid(0).at(Step::BecomeRoot)?;
+    set_uid(0).at(Step::BecomeRoot)
 }
 
 /// A child that only holds new namespaces open until it is released.

@@ -12,7 +12,7 @@ use caps::CapSet;
 use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Gid, Uid, chdir, execve, getcwd, setgroups, setresgid, setresuid};
+use nix::unistd::{chdir, execve, getcwd};
 use oci_spec::runtime::{LinuxSeccomp, Process, Spec, User};
 
 use super::procfs::Procfs;
@@ -22,6 +22,7 @@ use crate::capabilities::{self, CapabilitySets};
 use crate::init::channel::Channel;
 use crate::init::failure::{Context, Failure, Step};
 use crate::seccomp::{Cache, Filter};
+use crate::sys::credentials::{set_gid, set_groups, set_uid};
 use crate::sys::scheduler::set_personality;
 
 /// Where programs are looked for when the container's environment has no PATH, as execvp(3).
@@ -109,14 +110,12 @@ impl Settings {
         let entered = chdir(&self.cwd).is_ok();
         self.capabilities.drop_bounding().map_err(|error| told(&error, Step::Capabilities))?;
         prctl::set_keepcaps(true).at(Step::Capabilities)?;
-        let groups: Vec<Gid> = identity.groups.iter().copied().map(Gid::from_raw).collect();
-        match setgroups(&groups) {
-            Err(Errno::EPERM) if groups.is_empty() => {}
+        match set_groups(&identity.groups) {
+            Err(Errno::EPERM) if identity.groups.is_empty() => {}
             other => other.on(Step::Groups, format!("{:?}", identity.groups))?,
         }
-        let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
-        setresgid(gid, gid, gid).on(Step::User, format!("group {gid}"))?;
-        setresuid(uid, uid, uid).on(Step::User, uid)?;
+        set_gid(identity.gid).on(Step::User, format!("group {}", identity.gid))?;
+        set_uid(identity.uid).on(Step::User, identity.uid)?;
         prctl::set_keepcaps(false).at(Step::Capabilities)?;
         if !entered {
             chdir(&self.cwd).on(Step::WorkingDirectory, self.cwd.display())?;
