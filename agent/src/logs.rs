@@ -20,6 +20,8 @@ pub use entry::{LogStream, Timestamp};
 use entry::Entry;
 use reader::{Progress, Reader};
 
+use crate::trace::now;
+
 /// Pause before a log that had something is looked at again: a person takes it for immediate.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
 
@@ -47,6 +49,8 @@ pub struct Options {
     pub tail: Option<usize>,
     /// Only lines written at this time or later.
     pub since: Option<Timestamp>,
+    /// Only lines written before; following ends then.
+    pub until: Option<Timestamp>,
 }
 
 /// One line, or a part of a line longer than 16 KiB.
@@ -79,12 +83,18 @@ pub fn read(sources: Vec<Source>, options: Options) -> impl Stream<Item = Result
         let mut tails: Vec<Tail> = sources.into_iter().map(|source| Tail::new(source, options)).collect();
         let mut pause = SHORTEST_PAUSE;
         loop {
+            // Asked before reading: what is written before that time must still be read.
+            let is_over = options.until.is_some_and(|until| Timestamp::from_epoch_seconds(now()) >= Some(until));
             for tail in &mut tails {
                 tail.fill().await?;
             }
             while let Some(index) = oldest(&tails) {
                 pause = SHORTEST_PAUSE;
                 let tail = &mut tails[index];
+                // The oldest of all: what comes behind it is later still.
+                if options.until.is_some_and(|until| tail.entries.front().is_some_and(|entry| entry.time >= until)) {
+                    return;
+                }
                 if let Some(entry) = tail.entries.pop_front()
                     && options.since.is_none_or(|since| entry.time >= since)
                 {
@@ -95,7 +105,7 @@ pub fn read(sources: Vec<Source>, options: Options) -> impl Stream<Item = Result
                     tail.fill().await?;
                 }
             }
-            if tails.iter().all(|tail| tail.state == State::Ended) {
+            if is_over || tails.iter().all(|tail| tail.state == State::Ended) {
                 break;
             }
             wait(&mut tails, pause).await;

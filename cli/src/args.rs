@@ -79,7 +79,7 @@ pub(crate) enum Command {
     Stats(Stats),
     /// Tell what happens to tasks, containers and images
     Events(Events),
-    /// Stop tasks
+    /// Stop tasks and wait until they have
     Stop(Stop),
     /// Run a command in a running container
     Exec(Exec),

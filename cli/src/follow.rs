@@ -8,17 +8,17 @@ use std::{
     time::Duration,
 };
 
-use proto::v1::{GetLogsRequest, GetLogsResponse, Task, TaskDefinition, WatchTasksRequest, WatchTasksResponse};
+use proto::v1::{GetLogsRequest, GetLogsResponse, Task, TaskDefinition, WatchTasksRequest};
 use tokio::sync::mpsc;
-use tonic::Streaming;
 
 use self::outcome::Outcome;
 use crate::{
-    client::{Client, Patience, went_away},
+    client::Client,
     error::Error,
     log_printer::LogPrinter,
     log_stream::LogStream,
     output, text,
+    watch::{Watch, has_stopped},
 };
 
 /// Exit code of a shell's command that Ctrl-C ended, which docker's attach has too.
@@ -168,41 +168,18 @@ fn watch(client: Client, task: &Task, events: mpsc::Sender<Event>) {
     let request =
         WatchTasksRequest { cluster: task.cluster_arn.clone(), tasks: task.task_arn.clone().into_iter().collect() };
     tokio::spawn(async move {
-        let mut patience = Patience::default();
-        let mut stream = None;
+        let mut watch = Watch::new(client, request);
         loop {
-            match watch_step(&client, &request, &mut stream).await {
-                Ok(Some(task)) => {
-                    patience.answered();
-                    let stopped = task.last_status.as_deref() == Some("STOPPED");
-                    if events.send(Event::Changed(Box::new(task))).await.is_err() || stopped {
-                        return;
-                    }
+            let (event, is_last) = match watch.next().await {
+                Ok(task) => {
+                    let stopped = has_stopped(&task);
+                    (Event::Changed(Box::new(task)), stopped)
                 }
-                // An agent that ends in order ends its streams in order; the task is not at its end.
-                outcome => {
-                    let failure = outcome.err();
-                    stream = None;
-                    if failure.as_ref().is_none_or(went_away) && patience.wait().await {
-                        continue;
-                    }
-                    let status = failure.unwrap_or_else(|| tonic::Status::unavailable("the agent does not come back"));
-                    let _ = events.send(Event::WatchFailed(Error::refused("cannot watch the task")(status))).await;
-                    return;
-                }
+                Err(error) => (Event::WatchFailed(error), true),
+            };
+            if events.send(event).await.is_err() || is_last {
+                return;
             }
         }
     });
-}
-
-async fn watch_step(
-    client: &Client,
-    request: &WatchTasksRequest,
-    stream: &mut Option<Streaming<WatchTasksResponse>>,
-) -> Result<Option<Task>, tonic::Status> {
-    let stream = match stream {
-        Some(stream) => stream,
-        None => stream.insert(client.tasks().watch_tasks(request.clone()).await?.into_inner()),
-    };
-    Ok(stream.message().await?.and_then(|answer| answer.task))
 }

@@ -61,7 +61,8 @@ impl LogStream {
         if self.stream.is_none() {
             let mut request = self.request.clone();
             if let Some(since) = self.cursor.resume() {
-                request.since = Some(since);
+                // Of a container that has not been heard of, what is older was never asked for.
+                request.since = Some(self.request.since.map_or(since, |asked| asked.max(since)));
                 request.tail = None;
             }
             self.stream = Some(self.client.tasks().get_logs(request).await?.into_inner());

@@ -21,6 +21,7 @@ mod task_name;
 mod terminal;
 mod text;
 mod time;
+mod watch;
 
 use std::process::ExitCode;
 

@@ -70,6 +70,17 @@ pub(crate) fn is_watched() -> bool {
     io::stdout().is_terminal()
 }
 
+/// Whether stderr is a terminal.
+pub(crate) fn is_told() -> bool {
+    io::stderr().is_terminal()
+}
+
+/// Columns of stdout's terminal.
+pub(crate) fn columns() -> Option<usize> {
+    let size = termios::tcgetwinsize(io::stdout()).ok()?;
+    Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
+}
+
 /// Whether stdin is a terminal.
 pub(crate) fn is_interactive() -> bool {
     io::stdin().is_terminal()

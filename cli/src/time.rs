@@ -37,32 +37,45 @@ pub(crate) fn rfc3339(seconds: f64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{fraction:06}Z")
 }
 
-/// A point in time as a person types it, in seconds since the epoch: RFC 3339 in UTC, the seconds themselves, or how long
-/// ago as a number with s, m, h or d.
+/// A point in time as a person types it, in seconds since the epoch: RFC 3339, the seconds themselves, or how long ago,
+/// as Go and docker write it: `10m`, `1h30m`, `1.5h`; days too.
 pub(crate) fn moment(word: &str) -> Result<f64, String> {
-    let unknown = || "not a time such as 2026-01-31T12:00:00Z, 1769860800 or 10m".to_owned();
-    let found = if let Ok(seconds) = word.parse::<f64>() {
-        seconds
-    } else if let Some(moment) = parse_rfc3339(word) {
-        moment
-    } else {
-        let mut amount = word.to_owned();
-        let unit = match amount.pop() {
-            Some('s') => 1.0,
-            Some('m') => 60.0,
-            Some('h') => 3_600.0,
-            Some('d') => 86_400.0,
-            _ => return Err(unknown()),
-        };
-        let amount = amount.parse::<f64>().ok().filter(|amount| *amount >= 0.0).ok_or_else(unknown)?;
-        now() - amount * unit
-    };
-    if found.is_finite() { Ok(found) } else { Err(unknown()) }
+    let read = || word.parse::<f64>().ok().or_else(|| parse_rfc3339(word)).or_else(|| Some(now() - duration(word)?));
+    read()
+        .filter(|moment| moment.is_finite())
+        .ok_or_else(|| "not a time such as 2026-01-31T12:00:00Z, 1769860800 or 10m".to_owned())
 }
 
-/// `YYYY-MM-DDThh:mm:ss[.fraction]Z`.
+/// Numbers with their units, one after the other, in seconds.
+fn duration(word: &str) -> Option<f64> {
+    let is_number = |c: char| c.is_ascii_digit() || c == '.';
+    let (mut rest, mut seconds) = (word, 0.0);
+    loop {
+        let (number, behind) = rest.split_at(rest.find(|c| !is_number(c))?);
+        let (unit, behind) = behind.split_at(behind.find(is_number).unwrap_or(behind.len()));
+        let unit = match unit {
+            "ns" => 1e-9,
+            "us" | "µs" => 1e-6,
+            "ms" => 1e-3,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3_600.0,
+            "d" => 86_400.0,
+            _ => return None,
+        };
+        seconds += number.parse::<f64>().ok()? * unit;
+        rest = behind;
+        if rest.is_empty() {
+            return Some(seconds);
+        }
+    }
+}
+
+/// `YYYY-MM-DDThh:mm:ss[.fraction]` and `Z`, or how far local time is ahead of it: `+hh:mm`, `-hh:mm`.
 fn parse_rfc3339(word: &str) -> Option<f64> {
-    let (date, time) = word.strip_suffix('Z')?.split_once('T')?;
+    let (date, time) = word.split_once('T')?;
+    let (time, offset) = time.split_at(time.find(['Z', '+', '-'])?);
+    let ahead = offset_seconds(offset)?;
     let mut date = date.splitn(3, '-').map(|part| part.parse::<i64>().ok());
     let (year, month, day) = (date.next()??, date.next()??, date.next()??);
     let mut time = time.splitn(3, ':');
@@ -80,7 +93,18 @@ fn parse_rfc3339(word: &str) -> Option<f64> {
         return None;
     }
     let whole = u32::try_from(found).ok().map(f64::from)? * 86_400.0;
-    Some(whole + f64::from(hour) * 3_600.0 + f64::from(minute) * 60.0 + second)
+    Some(whole + f64::from(hour) * 3_600.0 + f64::from(minute) * 60.0 + second - ahead)
+}
+
+fn offset_seconds(offset: &str) -> Option<f64> {
+    let sign = match offset.get(..1)? {
+        "Z" => return (offset == "Z").then_some(0.0),
+        "-" => -1.0,
+        _ => 1.0,
+    };
+    let (hours, minutes) = offset[1..].split_once(':')?;
+    let (hours, minutes) = (hours.parse::<u32>().ok()?, minutes.parse::<u32>().ok()?);
+    (hours <= 23 && minutes <= 59).then(|| sign * (f64::from(hours) * 3_600.0 + f64::from(minutes) * 60.0))
 }
 
 /// Year, month and day of the Gregorian calendar, `days` (not negative) after 1970-01-01.
@@ -129,6 +153,18 @@ mod tests {
         assert_eq!(moment("1769860800.5"), Ok(1_769_860_800.5));
         let (earliest, then, latest) = (now(), moment("10m").unwrap(), now());
         assert!((earliest - 600.001..=latest - 599.999).contains(&then), "{then}");
+        for (word, seconds) in
+            [("1h30m", 5_400.0), ("1.5h", 5_400.0), ("1m0.5s", 60.5), ("1500ms", 1.5), ("2d", 172_800.0)]
+        {
+            let (then, age) = (moment(word).unwrap(), now() - seconds);
+            assert!((age - 1.0..=age).contains(&then), "{word}: {then}");
+        }
+        let noon = moment("2026-01-31T12:00:00Z");
+        assert_eq!(moment("2026-01-31T13:30:00+01:30"), noon);
+        assert_eq!(moment("2026-01-31T04:00:00-08:00"), noon);
+        for bad in ["1h30", "10 m", "m10", "1hh", "2026-01-31T12:00:00+25:00", "2026-01-31T12:00:00+0100"] {
+            assert!(moment(bad).is_err(), "{bad}");
+        }
         for bad in
             ["", "m", "-5m", "yesterday", "2026-02-30T00:00:00Z", "2026-13-01T00:00:00Z", "2026-01-01", "nan", "inf"]
         {

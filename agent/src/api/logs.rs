@@ -28,12 +28,12 @@ pub(super) fn lines(
 fn options(request: &GetLogsRequest) -> Result<Options, Status> {
     let tail = request.tail.map(usize::try_from).transpose();
     let tail = tail.map_err(|_| status::invalid_parameter("tail", "must not be negative"))?;
-    let since = match request.since.map(Timestamp::from_epoch_seconds) {
-        Some(None) => return Err(status::invalid_parameter("since", "must be seconds since the epoch")),
-        Some(since) => since,
-        None => None,
+    let time = |name: &str, seconds: Option<f64>| {
+        let problem = || status::invalid_parameter(name, "must be seconds since the epoch");
+        seconds.map(|seconds| Timestamp::from_epoch_seconds(seconds).ok_or_else(problem)).transpose()
     };
-    Ok(Options { follow: request.follow.unwrap_or_default(), tail, since })
+    let (since, until) = (time("since", request.since)?, time("until", request.until)?);
+    Ok(Options { follow: request.follow.unwrap_or_default(), tail, since, until })
 }
 
 fn response(line: Line) -> GetLogsResponse {
@@ -55,7 +55,9 @@ mod tests {
         assert_eq!(refused(GetLogsRequest { tail: Some(-1), ..Default::default() }), "tail must not be negative");
         let request = GetLogsRequest { since: Some(f64::NAN), ..Default::default() };
         assert_eq!(refused(request), "since must be seconds since the epoch");
+        let request = GetLogsRequest { until: Some(f64::INFINITY), ..Default::default() };
+        assert_eq!(refused(request), "until must be seconds since the epoch");
         let all = options(&GetLogsRequest::default()).unwrap();
-        assert!(!all.follow && all.tail.is_none() && all.since.is_none());
+        assert!(!all.follow && all.tail.is_none() && all.since.is_none() && all.until.is_none());
     }
 }

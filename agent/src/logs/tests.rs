@@ -72,16 +72,20 @@ async fn rotated_files_are_read_oldest_first() {
         }
     }
     let (source, _end) = source("web", &path);
-    let all = |tail, since: Option<f64>| {
-        let options = Options { follow: false, tail, since: since.and_then(Timestamp::from_epoch_seconds) };
+    let between = |tail, since: Option<f64>, until: Option<f64>| {
+        let time = |seconds: Option<f64>| seconds.and_then(Timestamp::from_epoch_seconds);
+        let options = Options { follow: false, tail, since: time(since), until: time(until) };
         texts(vec![source.clone()], options)
     };
+    let all = |tail, since| between(tail, since, None);
     assert_eq!(all(None, None).await, ["4\n", "5\n", "6\n", "7\n", "8\n"]);
     assert_eq!(all(Some(2), None).await, ["7\n", "8\n"]);
     assert_eq!(all(Some(0), None).await, [""; 0]);
     assert_eq!(all(Some(99), None).await.len(), 5);
     assert_eq!(all(None, Some(6.5)).await, ["6\n", "7\n", "8\n"]);
     assert_eq!(all(Some(2), Some(8.0)).await, ["8\n"]);
+    assert_eq!(between(None, Some(5.0), Some(7.0)).await, ["5\n", "6\n"]);
+    assert_eq!(between(None, None, Some(1.0)).await, [""; 0]);
 }
 
 #[tokio::test]
@@ -147,7 +151,7 @@ async fn following_begins_before_the_file_and_ends_after_the_last_line() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("web.log");
     let (source, end) = source("web", &path);
-    let options = Options { follow: true, tail: Some(1), since: None };
+    let options = Options { follow: true, tail: Some(1), ..Options::default() };
     let mut lines = Box::pin(read(vec![source], options));
     let mut writer = Writer::new(&path, 3);
     assert!(time::timeout(LONGEST_PAUSE, lines.next()).await.is_err(), "there is no log yet");
@@ -162,6 +166,18 @@ async fn following_begins_before_the_file_and_ends_after_the_last_line() {
     end.send(true).unwrap();
     assert_eq!(lines.next().await.unwrap().unwrap().data, b"last");
     assert!(lines.next().await.is_none());
+}
+
+#[tokio::test]
+async fn following_ends_at_a_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("web.log");
+    Writer::new(&path, 3).line(1, "early\n");
+    let (source, _end) = source("web", &path);
+    let until = Timestamp::from_epoch_seconds(crate::trace::now() + 0.3);
+    let options = Options { follow: true, until, ..Options::default() };
+    let lines = time::timeout(Duration::from_secs(10), texts(vec![source], options)).await;
+    assert_eq!(lines.unwrap(), ["early\n"]);
 }
 
 #[tokio::test]

@@ -74,6 +74,9 @@ pub(crate) struct Ps {
     /// Stopped tasks too
     #[arg(short, long)]
     pub(crate) all: bool,
+    /// Ids and nothing else
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
 }
 
 /// `neargate describe`
@@ -102,6 +105,12 @@ pub(crate) struct Logs {
     /// Only this container
     #[arg(short, long, value_name = "NAME")]
     pub(crate) container: Option<String>,
+    /// Only what was written from then on: RFC 3339, seconds since the epoch, or 10m for ten minutes ago
+    #[arg(long, value_name = "TIME", value_parser = time::moment, allow_hyphen_values = true)]
+    pub(crate) since: Option<f64>,
+    /// Only what was written before; with --follow, end then
+    #[arg(long, value_name = "TIME", value_parser = time::moment, allow_hyphen_values = true)]
+    pub(crate) until: Option<f64>,
     /// Begin each line with its time
     #[arg(short, long)]
     pub(crate) timestamps: bool,
@@ -129,7 +138,7 @@ fn interval(word: &str) -> Result<f64, String> {
 /// `neargate events`
 #[derive(Debug, Args)]
 pub(crate) struct Events {
-    /// Begin with what is remembered from then on: RFC 3339 in UTC, seconds since the epoch, or 10m for ten minutes ago
+    /// Begin with what is remembered from then on: RFC 3339, seconds since the epoch, or 10m for ten minutes ago
     #[arg(long, value_name = "TIME", value_parser = time::moment, allow_hyphen_values = true)]
     pub(crate) since: Option<f64>,
     /// End then
@@ -175,6 +184,9 @@ pub(crate) struct Stop {
     /// Told as the tasks' stoppedReason
     #[arg(long)]
     pub(crate) reason: Option<String>,
+    /// Return once the tasks are told to stop, not when they have
+    #[arg(long)]
+    pub(crate) no_wait: bool,
 }
 
 /// `neargate exec`

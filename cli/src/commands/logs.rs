@@ -49,6 +49,8 @@ pub(super) async fn logs(globals: &Globals, args: Logs) -> Result<u8, Error> {
         container: args.container,
         follow: Some(args.follow),
         tail: args.tail,
+        since: args.since,
+        until: args.until,
         ..Default::default()
     };
     let mut lines = LogStream::new(client, request);

@@ -20,6 +20,9 @@ const ESSENTIAL_EXITED: &str = "Essential container in task exited";
 
 /// Lists tasks: those that have not stopped, or all.
 pub(super) async fn ps(globals: &Globals, args: &Ps) -> Result<u8, Error> {
+    if globals.json && args.quiet {
+        return Err(Error::Usage("--json does not go with --quiet, which prints ids only"));
+    }
     let client = Client::connect(&globals.socket).await?;
     let mut arns = task_name::list(&client, "RUNNING").await?;
     // A task that is being stopped is not to run any more, yet it does.
@@ -31,7 +34,12 @@ pub(super) async fn ps(globals: &Globals, args: &Ps) -> Result<u8, Error> {
         answer.tasks.retain(|task| task.last_status.as_deref() != Some("STOPPED"));
     }
     answer.tasks.sort_by(|a, b| b.created_at.unwrap_or(0.0).total_cmp(&a.created_at.unwrap_or(0.0)));
-    if globals.json {
+    if args.quiet {
+        for task in &answer.tasks {
+            let id = text::short_id(task.task_arn.as_deref().unwrap_or_default());
+            output::line(&id).map_err(Error::Output)?;
+        }
+    } else if globals.json {
         output::json(&answer).map_err(Error::Output)?;
     } else {
         output::line(&listing(&answer.tasks, time::now())).map_err(Error::Output)?;
@@ -69,7 +77,13 @@ fn status(task: &Task) -> String {
 
 /// The containers' exit codes and why the task ended.
 fn ending(task: &Task) -> String {
-    let codes: Vec<String> = task.containers.iter().filter_map(|c| c.exit_code).map(|code| code.to_string()).collect();
+    let is_alone = task.containers.len() == 1;
+    let code = |container: &Container| {
+        let code = container.exit_code?;
+        let name = container.name.as_deref().map(text::plain).unwrap_or_default();
+        Some(if is_alone { code.to_string() } else { format!("{name}={code}") })
+    };
+    let codes: Vec<String> = task.containers.iter().filter_map(code).collect();
     let mut parts = Vec::new();
     if !codes.is_empty() {
         parts.push(codes.join(","));
@@ -96,21 +110,25 @@ mod tests {
 
     #[test]
     fn a_row_tells_what_a_person_looks_for() {
-        let container =
-            |status: &str, exit_code| Container { last_status: Some(status.into()), exit_code, ..Default::default() };
+        let container = |name: &str, exit_code| Container {
+            name: Some(name.into()),
+            last_status: Some("STOPPED".into()),
+            exit_code,
+            ..Default::default()
+        };
         let task = Task {
             task_arn: Some("arn:aws:ecs:local:000000000000:task/default/0123456789abcdef0123456789abcdef".into()),
             task_definition_arn: Some("arn:aws:ecs:local:000000000000:task-definition/web:3".into()),
             last_status: Some("STOPPED".into()),
             created_at: Some(1000.0),
             stopped_reason: Some("Essential container in\x1b task exited".into()),
-            containers: vec![container("STOPPED", Some(42)), container("STOPPED", None), container("STOPPED", Some(0))],
+            containers: vec![container("a\x07", Some(42)), container("b", None), container("c", Some(0))],
             ..Default::default()
         };
         assert_eq!(
             listing(&[task], 1301.0),
             "TASK           DEFINITION   STATUS    CONTAINERS   CREATED         EXIT/REASON\n\
-             0123456789ab   web:3        STOPPED   0/3          5 minutes ago   42,0 Essential container in\\x1b task exited"
+             0123456789ab   web:3        STOPPED   0/3          5 minutes ago   a\\x07=42,c=0 Essential container in\\x1b task exited"
         );
     }
 

@@ -4,6 +4,8 @@
 
 mod exec;
 mod images;
+mod logs;
+mod stop;
 mod stub;
 mod tty;
 
@@ -241,9 +243,6 @@ fn tasks_are_named_by_the_beginning_of_their_ids() {
         assert_eq!(output.status.code(), Some(1));
         assert!(stderr(&output).contains(reason), "{}", stderr(&output));
     }
-    let output = output(&stub, &["stop", "1234", "ffff"]);
-    assert_eq!(output.status.code(), Some(1), "one of them was not there");
-    assert_eq!(stdout(&output), "ffff00000000 has stopped\n");
 }
 
 #[test]
@@ -257,4 +256,14 @@ fn ps_shows_what_has_not_stopped_unless_asked_for_all() {
     assert!(all.contains("42 Essential container in task exited") && all.lines().count() == 4, "{all}");
     let json: serde_json::Value = serde_json::from_slice(&output(&stub, &["ps", "--json"]).stdout).unwrap();
     assert_eq!(json["tasks"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn quiet_lists_ids_and_nothing_else() {
+    let stub = Stub::start(Script { tasks: vec![task(A, "RUNNING", None)], ..Default::default() });
+    assert_eq!(stdout(&output(&stub, &["ps", "-q"])), "abcd00000000\n");
+    let refused = output(&stub, &["ps", "--quiet", "--json"]);
+    assert_eq!((refused.status.code(), refused.stdout.is_empty()), (Some(2), true));
+    stub.script.lock().unwrap().tasks.clear();
+    assert_eq!(stdout(&output(&stub, &["ps", "-aq"])), "");
 }

@@ -43,6 +43,10 @@ pub(crate) struct Script {
     pub(crate) definitions: Vec<TaskDefinition>,
     /// `since` of each GetLogs.
     pub(crate) since: Vec<Option<f64>>,
+    /// `until` of each GetLogs.
+    pub(crate) until: Vec<Option<f64>>,
+    /// AttachTask is with a container that has no terminal.
+    pub(crate) attach_is_plain: bool,
     /// `session` of each ExecuteCommand and AttachTask.
     pub(crate) sessions: Vec<ResumableSession>,
     /// Nothing is known of sessions that began before.
@@ -202,6 +206,7 @@ impl TaskService for Service {
     async fn get_logs(&self, request: Request<GetLogsRequest>) -> Answer<Self::GetLogsStream> {
         let (lines, open) = self.with(|script| {
             script.since.push(request.get_ref().since);
+            script.until.push(request.get_ref().until);
             (script.logs.pop_front(), script.logs_stay_open)
         });
         match lines {
