@@ -19,7 +19,7 @@ Exit codes:
   2    wrong usage
   run --follow: the essential container's exit code (128+n for signal n, 127 or 126 for a program that is
   missing or cannot be executed), 125 when it has none, 130 when Ctrl-C detached from it. exec: the command's exit code;
-  attach: the container's, 0 when the detach keys were typed.
+  attach: the container's, 0 when the detach keys or Ctrl-C twice were typed.
 
 A task is named by its ARN, its id or the first 4 or more digits of its id.";
 

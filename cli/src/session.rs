@@ -6,7 +6,11 @@ mod input;
 mod signals;
 mod wire;
 
-use std::{fs::File, io::Read as _, time::Duration};
+use std::{
+    fs::File,
+    io::Read as _,
+    time::{Duration, Instant},
+};
 
 use proto::v1::{ResumableSession, SessionOpened};
 use tonic::Status;
@@ -29,6 +33,8 @@ use crate::{
 
 /// After as many Ctrl-C that are ignored, neargate ends by itself, as docker does.
 const GIVE_UP: u32 = 3;
+/// Within this time a second Ctrl-C leaves a container that goes on: it may ignore the first.
+const ONCE_MORE: Duration = Duration::from_secs(5);
 /// Added to a signal's number by shells.
 const SIGNALLED: u8 = 128;
 /// Output after which it is acknowledged, bytes. The agent's side keeps eight times as much.
@@ -53,6 +59,8 @@ pub(crate) struct Manner {
     pub(crate) detach_keys: Option<Keys>,
     /// Have a terminal drawn anew, by a change of its size.
     pub(crate) redraw: bool,
+    /// A second Ctrl-C that is passed on detaches; else the third one ends neargate.
+    pub(crate) interrupts_detach: bool,
 }
 
 /// How it ended.
@@ -60,7 +68,7 @@ pub(crate) struct Manner {
 pub(crate) enum Ended {
     /// Exit code of the command or container, or that of neargate for a signal.
     Exited(u8),
-    /// By the keys for it.
+    /// By the keys for it, or by a second Ctrl-C.
     Detached,
 }
 
@@ -80,6 +88,8 @@ struct Session<'a> {
     terminal: bool,
     raw: Option<RawMode>,
     interrupted: u32,
+    /// When the last Ctrl-C was passed on.
+    interrupted_at: Option<Instant>,
     /// Signals that came while nobody could take them.
     kept: Vec<&'static str>,
 }
@@ -99,6 +109,7 @@ pub(crate) async fn run(client: &Client, start: Start, manner: Manner) -> Result
         terminal: false,
         raw: None,
         interrupted: 0,
+        interrupted_at: None,
         kept: Vec::new(),
     };
     session.run().await
@@ -149,8 +160,8 @@ impl Session<'_> {
                     return Err(self.refused(failed));
                 },
                 caught = self.signals.next() => if let Caught::Signal { name, number } = caught {
-                    if !self.passes_signals() || self.gives_up(name) {
-                        return Ok(Err(Ended::Exited(SIGNALLED + number)));
+                    if let Some(ended) = self.ends(name, number) {
+                        return Ok(Err(ended));
                     }
                     self.kept.push(name);
                 },
@@ -173,6 +184,9 @@ impl Session<'_> {
                 event = self.input.next(), if self.is_open => self.pass_on(event, stream).await,
                 caught = self.signals.next() => self.signal(caught, stream).await,
             };
+            if let Next::Ended(Ended::Detached) = next {
+                self.leave(stream).await;
+            }
             if let Next::Ended(ended) = next {
                 return Ok(Some(ended));
             }
@@ -240,15 +254,16 @@ impl Session<'_> {
         match event {
             Event::Stdin(bytes) => stream.send(Step::Stdin(bytes)).await,
             Event::Closed => stream.send(Step::StdinClosed).await,
-            Event::Detach => {
-                stream.send(Step::Detach).await;
-                // It has taken all stdin before it lets us go; what it still says is not wanted.
-                let gone = async { while let Ok(Some(_)) = stream.next().await {} };
-                let _either = tokio::time::timeout(FAREWELL, gone).await;
-                return Next::Ended(Ended::Detached);
-            }
+            Event::Detach => return Next::Ended(Ended::Detached),
         }
         Next::Go
+    }
+
+    async fn leave(&self, stream: &mut Stream) {
+        stream.send(Step::Detach).await;
+        // It has taken all stdin before it lets us go; what it still says is not wanted.
+        let gone = async { while let Ok(Some(_)) = stream.next().await {} };
+        let _either = tokio::time::timeout(FAREWELL, gone).await;
     }
 
     async fn signal(&mut self, caught: Caught, stream: &Stream) -> Next {
@@ -261,8 +276,8 @@ impl Session<'_> {
             Caught::Resized if self.manner.pass_signals => stream.send(Step::Signal("SIGWINCH")).await,
             Caught::Resized => {}
             Caught::Signal { name, number } => {
-                if !self.passes_signals() || self.gives_up(name) {
-                    return Next::Ended(Ended::Exited(SIGNALLED + number));
+                if let Some(ended) = self.ends(name, number) {
+                    return Next::Ended(ended);
                 }
                 stream.send(Step::Signal(name)).await;
             }
@@ -275,9 +290,25 @@ impl Session<'_> {
         self.manner.pass_signals && !self.terminal
     }
 
-    fn gives_up(&mut self, name: &str) -> bool {
-        self.interrupted += u32::from(name == "SIGINT");
-        self.interrupted >= GIVE_UP
+    /// What a signal ends here; None where it is to be passed on.
+    fn ends(&mut self, name: &str, number: u8) -> Option<Ended> {
+        if !self.passes_signals() {
+            return Some(Ended::Exited(SIGNALLED + number));
+        }
+        if name != "SIGINT" {
+            return None;
+        }
+        if !self.manner.interrupts_detach {
+            self.interrupted += 1;
+            return (self.interrupted >= GIVE_UP).then_some(Ended::Exited(SIGNALLED + number));
+        }
+        let before = self.interrupted_at.replace(Instant::now());
+        if before.is_some_and(|before| before.elapsed() <= ONCE_MORE) {
+            return Some(Ended::Detached);
+        }
+        let seconds = ONCE_MORE.as_secs();
+        self.note(&format!("Ctrl-C is passed on to the container; once more within {seconds} seconds detaches"));
+        None
     }
 
     fn note(&self, text: &str) {

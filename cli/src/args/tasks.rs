@@ -227,7 +227,7 @@ pub(crate) struct Attach {
     /// Do not pass stdin on
     #[arg(long)]
     pub(crate) no_stdin: bool,
-    /// Pass signals on to the container's program, unless it has a terminal
+    /// Pass signals on to the container's program, unless it has a terminal; a second Ctrl-C within 5 seconds detaches
     #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true)]
     #[arg(default_value_t = true, default_missing_value = "true")]
     pub(crate) sig_proxy: bool,

@@ -12,7 +12,7 @@ use crate::{
     task_name, terminal, text,
 };
 
-/// Stays attached until the container ends or the keys for it are typed; the container's exit code.
+/// Stays attached until the container ends or the keys for it or Ctrl-C twice are typed; the container's exit code.
 pub(super) async fn attach(globals: &Globals, args: Attach) -> Result<u8, Error> {
     if globals.json {
         return Err(Error::Usage("--json does not go with attach: what is printed is the container's own"));
@@ -26,6 +26,7 @@ pub(super) async fn attach(globals: &Globals, args: Attach) -> Result<u8, Error>
         pass_signals: args.sig_proxy,
         detach_keys: Some(args.detach_keys),
         redraw: true,
+        interrupts_detach: true,
     };
     let start = AttachTaskStart {
         cluster: None,

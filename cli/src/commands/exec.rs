@@ -25,7 +25,14 @@ pub(super) async fn exec(globals: &Globals, args: Exec) -> Result<u8, Error> {
     let task = task_name::resolve(&client, &args.task).await?;
     let doing = format!("cannot run {} in task {}", text::plain(&args.command[0]), text::short_id(&task));
     let named = args.container.is_some();
-    let manner = Manner { doing, stdin: args.interactive, pass_signals: !args.tty, detach_keys: None, redraw: false };
+    let manner = Manner {
+        doing,
+        stdin: args.interactive,
+        pass_signals: !args.tty,
+        detach_keys: None,
+        redraw: false,
+        interrupts_detach: false,
+    };
     let ended = session::run(&client, Start::Exec(start(args, task)), manner).await;
     match ended.inspect_err(|error| say_how_to_name_a_container(error, named))? {
         Ended::Exited(code) => Ok(code),

@@ -119,3 +119,20 @@ fn attach_tells_what_was_missed_and_detaches_by_keys() {
     let told = stderr(&output);
     assert!(told.contains("5 bytes of output came too fast") && told.contains("detached"), "{told}");
 }
+
+#[test]
+fn a_second_ctrl_c_leaves_a_container_without_a_terminal() {
+    let script = Script { tasks: vec![task(A, "RUNNING", None)], attach_is_plain: true, ..Default::default() };
+    let stub = Stub::start(script);
+    let mut child = spawn(neargate(&stub, &["attach", "abcd"]).stdin(Stdio::piped()));
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "hello");
+    kill("INT", &child);
+    assert_eq!(lines.next().unwrap().unwrap(), "SIGINT");
+    kill("INT", &child);
+    assert!(lines.next().is_none(), "the second one is not the container's");
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    let told = stderr(&output);
+    assert!(told.contains("once more within 5 seconds") && told.contains("detached"), "{told}");
+}

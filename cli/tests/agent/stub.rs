@@ -254,15 +254,18 @@ impl TaskService for Service {
 
     type AttachTaskStream = Flow<AttachTaskResponse>;
 
-    /// A container with a terminal that echoes what is typed.
+    /// A container with a terminal, unless the script says otherwise, that tells what is typed and the signals.
     async fn attach_task(&self, request: Request<Streaming<AttachTaskRequest>>) -> Answer<Self::AttachTaskStream> {
         let mut input = request.into_inner();
         let start =
             input.message().await?.and_then(|first| first.start).ok_or_else(|| Status::invalid_argument("no start"))?;
-        self.with(|script| script.sessions.extend(start.session));
+        let terminal = self.with(|script| {
+            script.sessions.extend(start.session);
+            !script.attach_is_plain
+        });
         let (output, answers) = mpsc::channel(4);
         tokio::spawn(async move {
-            let (stdin, pseudo_terminal) = (start.interactive, Some(true));
+            let (stdin, pseudo_terminal) = (start.interactive, Some(terminal));
             let opened = SessionOpened { stdin, pseudo_terminal, stdin_offset: Some(0), output_offset: Some(0) };
             output.send(Ok(AttachTaskResponse { opened: Some(opened), ..Default::default() })).await.unwrap();
             let missed = AttachTaskResponse { missed: Some(5), output_offset: Some(5), ..Default::default() };
@@ -272,6 +275,10 @@ impl TaskService for Service {
             while let Ok(Some(request)) = input.message().await {
                 if request.detach == Some(true) {
                     return;
+                }
+                if let Some(signal) = request.signal {
+                    let stdout = Some(format!("{signal}\n").into_bytes());
+                    output.send(Ok(AttachTaskResponse { stdout, ..Default::default() })).await.unwrap();
                 }
                 if let Some(keys) = request.stdin {
                     let stdout = Some(format!("keys {keys:?}\n").into_bytes());
