@@ -89,7 +89,8 @@ fn note(event: &Event) -> Option<String> {
     match event.r#type() {
         "MISSED" => Some(match event.missed {
             Some(missed) => format!("neargate: {missed} events came faster than they were read and are forgotten"),
-            None => "neargate: earlier events are not remembered any more".to_owned(),
+            None => "neargate: not all since then is remembered: the agent started later, or forgot the oldest events"
+                .to_owned(),
         }),
         "RESYNC" => Some(
             "neargate: the agent was started anew; what happened meanwhile is not known, these are the tasks as they are"
@@ -142,5 +143,8 @@ mod tests {
              reason=\"Out\\x1b of memory\""
         );
         assert_eq!(note(&event), None);
+        let missed = |missed| note(&Event { r#type: Some("MISSED".into()), missed, ..Default::default() }).unwrap();
+        assert!(missed(None).contains("not all since then is remembered"));
+        assert!(missed(Some(7)).contains("7 events"));
     }
 }

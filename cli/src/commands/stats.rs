@@ -9,7 +9,7 @@ use crate::{
     client::Client,
     error::Error,
     output,
-    table::table,
+    table::table_within,
     task_name, terminal, text,
 };
 
@@ -18,6 +18,8 @@ const HOME: &str = "\x1b[H";
 /// Clears from the cursor to the end of its line, and to the end of the screen.
 const CLEAR_LINE: &str = "\x1b[K";
 const CLEAR_BELOW: &str = "\x1b[J";
+/// Columns that a narrow terminal can do without, the least important one first.
+const LEAST: [&str; 3] = ["BLOCK I/O", "MEM %", "PIDS"];
 
 /// Shows measurements until the tasks have stopped, or until somebody has seen enough.
 pub(super) async fn stats(globals: &Globals, args: Stats) -> Result<u8, Error> {
@@ -51,20 +53,23 @@ fn show(globals: &Globals, args: &Stats, measured: &GetStatsResponse) -> Result<
     let shown = if globals.json {
         output::json_line(measured)
     } else if terminal::is_watched() && !args.no_stream {
-        output::bytes(in_place(&drawn(&measured.tasks)).as_bytes())
+        let width = terminal::columns().unwrap_or(usize::MAX);
+        output::bytes(in_place(&drawn(&measured.tasks, width), width).as_bytes())
     } else {
-        output::line(&drawn(&measured.tasks))
+        output::line(&drawn(&measured.tasks, terminal::columns().unwrap_or(usize::MAX)))
     };
     shown.map_err(Error::Output)
 }
 
-/// Over what was drawn before, line by line, so that nothing flickers.
-fn in_place(table: &str) -> String {
-    let lines: String = table.lines().map(|line| format!("{line}{CLEAR_LINE}\r\n")).collect();
+/// Over what was drawn before, line by line, so that nothing flickers. A line that wraps would be drawn over the next.
+fn in_place(table: &str, width: usize) -> String {
+    let fits = |line: &str| line.chars().take(width).collect::<String>();
+    let lines: String = table.lines().map(|line| format!("{}{CLEAR_LINE}\r\n", fits(line))).collect();
     format!("{HOME}{lines}{CLEAR_BELOW}")
 }
 
-fn drawn(tasks: &[TaskStats]) -> String {
+/// The columns that a line of `width` characters has room for.
+fn drawn(tasks: &[TaskStats], width: usize) -> String {
     let mut rows = Vec::new();
     for task in tasks {
         let id = text::short_id(task.task_arn());
@@ -77,7 +82,7 @@ fn drawn(tasks: &[TaskStats]) -> String {
         }
     }
     let header = ["TASK", "CONTAINER", "CPU % / LIMIT", "MEM USAGE / LIMIT", "MEM %", "BLOCK I/O", "PIDS"];
-    table(header, &rows)
+    table_within(header, &rows, width, &LEAST)
 }
 
 fn row(task: String, container: String, usage: &Usage) -> [String; 7] {
@@ -130,17 +135,36 @@ mod tests {
     #[test]
     fn a_table_tells_use_against_limits_and_no_made_up_zeros() {
         assert_eq!(
-            drawn(&[task(&["a", "b\x1b"])]),
+            drawn(&[task(&["a", "b\x1b"])], usize::MAX),
             "TASK           CONTAINER   CPU % / LIMIT   MEM USAGE / LIMIT     MEM %    BLOCK I/O       PIDS\n\
              0123456789ab   (all)       - / 25%         50.0 MiB / -          -        - / 0 B         3\n\
              0123456789ab   a           24.93% / 25%    50.0 MiB / 64.0 MiB   78.12%   1.00 MB / 0 B   3\n\
              0123456789ab   b\\x1b       24.93% / 25%    50.0 MiB / 64.0 MiB   78.12%   1.00 MB / 0 B   3"
         );
-        assert_eq!(drawn(&[task(&["a"])]).lines().count(), 2, "no row for the task where it has one container");
+        assert_eq!(
+            drawn(&[task(&["a"])], usize::MAX).lines().count(),
+            2,
+            "no row for the task where it has one container"
+        );
     }
 
     #[test]
     fn drawing_in_place_clears_what_is_left_of_longer_lines() {
-        assert_eq!(in_place("a\nb"), "\x1b[Ha\x1b[K\r\nb\x1b[K\r\n\x1b[J");
+        assert_eq!(in_place("a\nb", usize::MAX), "\x1b[Ha\x1b[K\r\nb\x1b[K\r\n\x1b[J");
+    }
+
+    #[test]
+    fn no_line_is_wider_than_the_terminal() {
+        let tasks = [task(&["a", "b"])];
+        for (width, left_out) in [(94, 0), (93, 1), (78, 1), (77, 2), (69, 2), (68, 3), (20, 3)] {
+            let table = drawn(&tasks, width);
+            let header = table.lines().next().unwrap();
+            assert!(
+                LEAST.iter().enumerate().all(|(rank, name)| header.contains(name) == (rank >= left_out)),
+                "{table}"
+            );
+        }
+        let cut = in_place(&drawn(&tasks, 20), 20);
+        assert!(cut.starts_with("\x1b[HTASK           CONTA\x1b[K\r\n"), "{cut:?}");
     }
 }
