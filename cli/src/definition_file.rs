@@ -36,7 +36,7 @@ pub(crate) enum FileError {
 pub(crate) struct Definition {
     /// As it is registered.
     pub(crate) request: RegisterTaskDefinitionRequest,
-    /// What was ignored.
+    /// What was ignored, and what may not mean what was meant.
     pub(crate) warnings: Vec<String>,
     /// Why it can be registered, but not run on a host like this.
     pub(crate) refused_here: Vec<String>,

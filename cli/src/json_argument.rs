@@ -71,7 +71,10 @@ mod tests {
     #[test]
     fn errors_name_the_option_and_the_member() {
         let error = parse::<TaskOverride>("--overrides", r#"{"containerOverrides":[{"nam":"a"}]}"#).unwrap_err();
-        assert_eq!(error.to_string(), "--overrides: containerOverrides[0].nam: unknown field `nam`");
+        assert_eq!(
+            error.to_string(),
+            "--overrides: containerOverrides[0].nam: unknown field `nam`: did you mean `name`?"
+        );
         let error = parse::<TaskOverride>("--overrides", "{").unwrap_err();
         assert_eq!(error.to_string(), "--overrides is not JSON");
         let error = parse::<TaskOverride>("--overrides", "@/does/not/exist").unwrap_err();

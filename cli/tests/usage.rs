@@ -153,6 +153,22 @@ fn validate_tells_every_problem_with_line_and_column() {
 }
 
 #[test]
+fn validate_warns_of_what_may_not_be_meant_and_offers_near_names() {
+    let directory = tempfile::tempdir().unwrap();
+    let good = String::from_utf8(GOOD.to_vec()).unwrap();
+    let with =
+        |name, member: &str| file(directory.path(), name, good.replace("32}", &format!("32, {member}}}")).as_bytes());
+    let doubted = output(&["validate", &with("check.json", r#""healthCheck": {"command": ["curl localhost"]}"#)]);
+    assert_eq!(doubted.status.code(), Some(0), "{}", stderr(&doubted));
+    let told = "warning: containerDefinitions[0].healthCheck.command begins with neither CMD nor CMD-SHELL";
+    assert!(stdout(&doubted).contains(told), "{}", stdout(&doubted));
+    let unknown = output(&["validate", &with("typo.json", r#""enviroment": []"#)]);
+    assert_eq!(unknown.status.code(), Some(1));
+    let told = "containerDefinitions[0].enviroment: unknown field `enviroment`: did you mean `environment`?";
+    assert!(stderr(&unknown).contains(told), "{}", stderr(&unknown));
+}
+
+#[test]
 fn validate_reads_stdin_and_prints_json() {
     let mut child =
         neargate(&["validate", "-", "--json"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();

@@ -1,7 +1,7 @@
 //! A task definition's file: what `aws ecs register-task-definition --cli-input-json` takes, and also what
 //! `describe-task-definition` answers, so that a definition can be copied out of AWS. Errors tell line and column.
 
-use proto::v1::RegisterTaskDefinitionRequest;
+use proto::v1::{ContainerDefinition, RegisterTaskDefinitionRequest};
 use serde_json::{Map, Value};
 
 use crate::Problem;
@@ -30,7 +30,7 @@ const WRAPPER: &str = "taskDefinition";
 pub struct Read {
     /// The definition.
     pub request: RegisterTaskDefinitionRequest,
-    /// What was dropped.
+    /// What was dropped, and what may not mean what was meant.
     pub warnings: Vec<String>,
 }
 
@@ -65,15 +65,30 @@ pub fn read(text: &str) -> Result<Read, Vec<Located>> {
     let Value::Object(members) = &mut value else {
         return Err(vec![located(text, "", "a task definition is a JSON object")]);
     };
-    let warnings = drop_answer_only(members).into_iter().collect();
+    let mut warnings: Vec<String> = drop_answer_only(members).into_iter().collect();
     drop_nulls(&mut value);
-    let request = members::read(value).map_err(|misfits| {
+    let request: RegisterTaskDefinitionRequest = members::read(value).map_err(|misfits| {
         let told = misfits.iter().map(|misfit| located(text, &misfit.path, &misfit.message));
         let mut told: Vec<Located> = told.collect();
         told.sort_by_key(|located| (located.line, located.column));
         told
     })?;
+    warnings.extend(bare_health_checks(&request));
     Ok(Read { request, warnings })
+}
+
+/// Those that are executed as they are: most who write so expect a shell.
+fn bare_health_checks(request: &RegisterTaskDefinitionRequest) -> impl Iterator<Item = String> {
+    let first = |container: &ContainerDefinition| container.health_check.as_ref()?.command.first().cloned();
+    let firsts = request.container_definitions.iter().map(first).enumerate();
+    firsts.filter(|(_, first)| first.as_deref().is_some_and(|first| !["CMD", "CMD-SHELL"].contains(&first))).map(
+        |(index, _)| {
+            format!(
+                "containerDefinitions[{index}].healthCheck.command begins with neither CMD nor CMD-SHELL: it is executed \
+                 without a shell, as after CMD"
+            )
+        },
+    )
 }
 
 /// Line and column of the member at `path`, or of the nearest one that holds it, both from 1.

@@ -19,4 +19,4 @@ pub use check::check;
 pub use overrides::{accepted, with_overrides};
 pub use problem::{Code, Problem};
 pub use registered::{content_equal, registered, request};
-pub use run_task::{FARGATE_REFUSED, check_run_task, refused_here};
+pub use run_task::{check_run_task, refused_here};

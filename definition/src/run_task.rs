@@ -16,8 +16,9 @@ const MAX_SUBNETS: usize = 16;
 /// Characters of the overrides as JSON.
 const MAX_OVERRIDES: usize = 8192;
 
+const FARGATE: &str = "FARGATE";
 /// RunTask's answer to the launch type FARGATE.
-pub const FARGATE_REFUSED: &str = "The launch type FARGATE is not supported yet: tasks in microVMs come later. Run it \
+const FARGATE_REFUSED: &str = "The launch type FARGATE is not supported yet: tasks in microVMs come later. Run it \
                                    with the launch type EC2.";
 
 /// Why a sound definition can be registered, but not be run as it is on a host like the one this program was built for.
@@ -36,7 +37,11 @@ pub fn refused_here(task: &TaskSpec) -> Vec<String> {
 /// Checks a RunTask against the definition it names.
 pub fn check_run_task(request: &RunTaskRequest, definition: &TaskDefinition) -> Vec<Problem> {
     let mut problems = Problems::default();
-    // ECS's own texts go first: the first problem's exception is the answer's.
+    // First: whoever gets the rest right is refused all the same.
+    if is_fargate(request, definition) {
+        problems.client("launchType", FARGATE_REFUSED);
+    }
+    // ECS's own texts go before the others: the first problem's exception is the answer's.
     network(&mut problems, request, definition);
     if request.launch_type.is_some() && !request.capacity_provider_strategy.is_empty() {
         problems.parameter(
@@ -86,6 +91,14 @@ pub fn check_run_task(request: &RunTaskRequest, definition: &TaskDefinition) -> 
             .parameter("propagateTags", format!("Invalid propagateTags '{other}': use TASK_DEFINITION or NONE.")),
     }
     problems.0
+}
+
+/// Whether the task would be one of Fargate: it is asked for, or the definition allows nothing else.
+fn is_fargate(request: &RunTaskRequest, definition: &TaskDefinition) -> bool {
+    match request.launch_type.as_deref() {
+        Some(launch_type) => launch_type == FARGATE,
+        None => definition.requires_compatibilities == [FARGATE],
+    }
 }
 
 fn network(problems: &mut Problems, request: &RunTaskRequest, definition: &TaskDefinition) {

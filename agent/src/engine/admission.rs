@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use definition::task::{CpuArchitecture, TaskSpec, VolumeSource};
-use definition::{FARGATE_REFUSED, check_run_task, with_overrides};
+use definition::{check_run_task, with_overrides};
 use prost::Message as _;
 use proto::v1::{
     Attribute, Container, EphemeralStorage, Failure, RunTaskRequest, RunTaskResponse, Tag, Task, TaskDefinition,
@@ -271,16 +271,8 @@ fn checked(request: &RunTaskRequest, definition: &TaskDefinition) -> Result<Task
         return Err(invalid(problems));
     }
     let spec = definition::check(&definition::request(definition)).map_err(invalid)?;
-    let spec = match &request.overrides {
-        Some(overrides) => with_overrides(&spec, overrides).map_err(invalid)?,
-        None => spec,
-    };
-    let fargate = match request.launch_type.as_deref() {
-        Some(launch_type) => launch_type == "FARGATE",
-        None => spec.is_fargate_only(),
-    };
-    if fargate {
-        return Err(EngineError::Client { message: FARGATE_REFUSED.to_owned() });
+    match &request.overrides {
+        Some(overrides) => with_overrides(&spec, overrides).map_err(invalid),
+        None => Ok(spec),
     }
-    Ok(spec)
 }

@@ -389,3 +389,23 @@ fn run_task_members() {
     assert_eq!(paths, ["networkConfiguration", "placementStrategy", "count", "clientToken"]);
     assert_eq!(told[0].code, Code::InvalidParameterException);
 }
+
+#[test]
+fn that_fargate_does_not_run_is_told_first_and_beside_the_rest() {
+    let definition = |types: Value| {
+        let definition = json!({
+            "family": "f", "requiresCompatibilities": types, "networkMode": "awsvpc", "cpu": "256", "memory": "512",
+            "containerDefinitions": [{ "name": "a", "image": "busybox" }],
+        });
+        registered(&serde_json::from_value(definition).unwrap())
+    };
+    let paths = |request: Value, types: Value| {
+        let problems = check_run_task(&serde_json::from_value(request).unwrap(), &definition(types));
+        problems.into_iter().map(|problem| problem.path).collect::<Vec<_>>()
+    };
+    let both = ["launchType", "networkConfiguration"];
+    assert_eq!(paths(json!({}), json!(["FARGATE"])), both);
+    assert_eq!(paths(json!({ "launchType": "FARGATE" }), json!(["EC2"])), both);
+    assert_eq!(paths(json!({ "launchType": "EC2" }), json!(["FARGATE"])), both[1..]);
+    assert_eq!(paths(json!({}), json!(["FARGATE", "EC2"])), both[1..]);
+}

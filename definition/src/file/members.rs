@@ -7,6 +7,8 @@ use serde_path_to_error::Segment;
 
 /// As many as anybody reads.
 const MOST: usize = 100;
+/// How similar a name has to be to be offered: `env` is to `environment`.
+const SIMILAR: f64 = 0.8;
 
 /// A member that does not fit.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +53,16 @@ fn unknown_member(message: &str) -> Option<&str> {
     message.strip_prefix("unknown field `")?.split('`').next()
 }
 
+/// The most similar of the names that serde lists, if one is similar.
+fn near<'a>(member: &str, message: &'a str) -> Option<&'a str> {
+    let plain = |name: &str| name.replace(['_', '-'], "").to_lowercase();
+    let member = plain(member);
+    let names = message.split("`, expected ").nth(1)?.split('`').skip(1).step_by(2);
+    let similar = names.map(|name| (strsim::jaro_winkler(&member, &plain(name)), name));
+    let best = similar.max_by(|(one, _), (other, _)| one.total_cmp(other));
+    best.filter(|(similarity, _)| *similarity >= SIMILAR).map(|(_, name)| name)
+}
+
 fn path(segments: &[Segment]) -> String {
     let mut path = String::new();
     for segment in segments {
@@ -87,7 +99,8 @@ fn take_out(value: &mut Value, segments: &[Segment], message: &str) -> bool {
 /// serde's message in JSON's words: `must be an integer, not string "64"`. No decision hangs on it.
 fn words(message: &str) -> String {
     if let Some(member) = unknown_member(message) {
-        return format!("unknown field `{member}`");
+        let offer = near(member, message).map_or_else(String::new, |near| format!(": did you mean `{near}`?"));
+        return format!("unknown field `{member}`{offer}");
     }
     let told = message.strip_prefix("invalid type: ").or_else(|| message.strip_prefix("invalid value: "));
     let Some((found, expected)) = told.and_then(|told| told.rsplit_once(", expected ")) else {

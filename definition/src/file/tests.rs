@@ -15,7 +15,7 @@ fn unknown_member_is_named_where_it_stands() {
     let errors = read(text).unwrap_err();
     assert_eq!(errors[0].path, "containerDefinitions[0].imagee");
     assert_eq!((errors[0].line, errors[0].column), (5, 7));
-    assert_eq!(errors[0].message, "unknown field `imagee`");
+    assert_eq!(errors[0].message, "unknown field `imagee`: did you mean `image`?");
 }
 
 #[test]
@@ -42,7 +42,7 @@ fn everything_that_does_not_fit_is_told_at_once() {
         line(2, "containerDefinitions[0].essential", "must be true or false, not string \"true\""),
         line(2, "containerDefinitions[0].environment[0]", "must be an object, not string \"A=b\""),
         line(2, "containerDefinitions[0].environment[1].name", "must be a string, not integer 1"),
-        line(2, "containerDefinitions[0].imagee", "unknown field `imagee`"),
+        line(2, "containerDefinitions[0].imagee", "unknown field `imagee`: did you mean `image`?"),
         line(3, "containerDefinitions[1]", "must be an object, not integer 3"),
         line(4, "containerDefinitions[2].memory", "must be an integer of at most 2147483647, not integer 99999999999"),
         line(4, "containerDefinitions[2].command[0]", "must be a string, not integer 1"),
@@ -99,4 +99,43 @@ fn every_message_survives_its_json() {
     let request = read(text).unwrap().request;
     let again = serde_json::to_string(&request).unwrap();
     assert_eq!(read(&again).unwrap().request, request);
+}
+
+#[test]
+fn a_name_that_is_near_is_offered() {
+    let told = |member: &str| {
+        let text = format!(r#"{{ "family": "f", "containerDefinitions": [{{ "name": "c", "{member}": 1 }}] }}"#);
+        let message = read(&text).unwrap_err()[0].message.clone();
+        message.strip_prefix(&format!("unknown field `{member}`")).unwrap().to_owned()
+    };
+    for (typed, meant) in [
+        ("Image", "image"),
+        ("enviroment", "environment"),
+        ("env", "environment"),
+        ("port_mappings", "portMappings"),
+        ("healthcheck", "healthCheck"),
+        ("logConfig", "logConfiguration"),
+        ("dependson", "dependsOn"),
+    ] {
+        assert_eq!(told(typed), format!(": did you mean `{meant}`?"));
+    }
+    for typed in ["x", "zzz", "labels-of-mine", ""] {
+        assert_eq!(told(typed), "");
+    }
+}
+
+#[test]
+fn a_health_check_that_says_neither_cmd_nor_cmd_shell_is_doubted() {
+    let read = |command: &str| {
+        let text = format!(
+            r#"{{ "family": "f", "containerDefinitions": [{{ "name": "c", "healthCheck": {{ "command": {command} }} }}] }}"#
+        );
+        super::read(&text).unwrap().warnings
+    };
+    let told = read(r#"["curl -f localhost || exit 1"]"#);
+    assert!(told.len() == 1 && told[0].contains("containerDefinitions[0].healthCheck.command"), "{told:?}");
+    assert!(told[0].contains("CMD-SHELL"), "{told:?}");
+    for sound in [r#"["CMD", "a"]"#, r#"["CMD-SHELL", "a || exit 1"]"#, "[]"] {
+        assert_eq!(read(sound), Vec::<String>::new());
+    }
 }
