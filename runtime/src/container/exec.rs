@@ -66,6 +66,8 @@ pub enum ExecError {
     Prepare(#[source] Failure),
     #[error("cannot enter the container")]
     Enter(#[source] Failure),
+    #[error("exec: {program:?}: {}", not_executed(program, *errno))]
+    Execute { program: String, errno: Errno },
     #[error("the process ended without a word")]
     Silent,
 }
@@ -74,9 +76,20 @@ impl ExecError {
     /// The errno of execve, when that is what failed.
     pub fn execute_errno(&self) -> Option<Errno> {
         match self {
-            ExecError::Enter(failure) if failure.step == Step::Execute => Some(failure.errno),
+            ExecError::Execute { errno, .. } => Some(*errno),
             _ => None,
         }
+    }
+}
+
+/// Why a program could not be executed, in docker's words where it has some.
+fn not_executed(program: &str, errno: Errno) -> String {
+    match errno {
+        Errno::ENOENT if !program.contains('/') => "executable file not found in $PATH".to_owned(),
+        Errno::ENOENT => "no such file or directory".to_owned(),
+        Errno::EACCES => "permission denied".to_owned(),
+        Errno::ENOEXEC => "exec format error".to_owned(),
+        other => other.desc().to_owned(),
     }
 }
 
@@ -207,7 +220,7 @@ fn bring_up(
     let mut console = None;
     let mut ready = false;
     loop {
-        match cloned.channel.receive().map_err(ExecError::Enter)? {
+        match cloned.channel.receive().map_err(|failure| failed(failure, process))? {
             Some((Message::Console, mut descriptors)) if console.is_none() && descriptors.len() == 1 => {
                 console = descriptors.pop();
             }
@@ -225,6 +238,13 @@ fn bring_up(
             None if ready => return Ok(console),
             None => return Err(sent.err().map_or(ExecError::Silent, ExecError::Enter)),
         }
+    }
+}
+
+fn failed(failure: Failure, process: &Process) -> ExecError {
+    match (failure.step, process.args().as_deref()) {
+        (Step::Execute, Some([program, ..])) => ExecError::Execute { program: program.clone(), errno: failure.errno },
+        _ => ExecError::Enter(failure),
     }
 }
 
@@ -276,5 +296,19 @@ impl Entry {
         self.settings.seal(channel)?;
         finish(self.preserve_fds)?;
         self.settings.execute(&identity.home)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_executed_is_told_in_dockers_words() {
+        let told = |program: &str, errno| ExecError::Execute { program: program.to_owned(), errno }.to_string();
+        assert_eq!(told("foo", Errno::ENOENT), "exec: \"foo\": executable file not found in $PATH");
+        assert_eq!(told("./foo", Errno::ENOENT), "exec: \"./foo\": no such file or directory");
+        assert_eq!(told("/x\u{1b}", Errno::EACCES), "exec: \"/x\\u{1b}\": permission denied");
+        assert_eq!(told("/x", Errno::ELOOP), "exec: \"/x\": Too many symbolic links encountered");
     }
 }
