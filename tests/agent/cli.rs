@@ -58,7 +58,7 @@ fn json_is_the_answer_as_ecs_gives_it_and_nothing_else() {
     assert_eq!(described["tasks"][0]["taskArn"].as_str(), Some(arn), "named by a prefix: {described}");
     assert_eq!(run(&host, &["exec", prefix, "/bin/sh", "-c", "exit 9"]).status.code(), Some(9));
     assert!(run(&host, &["stop", prefix]).status.success());
-    host.stopped(arn);
+    assert_eq!(host.describe(arn).last_status(), "STOPPED", "it has waited");
     let listed: Value = serde_json::from_slice(&run(&host, &["ps", "--json"]).stdout).unwrap();
     assert_eq!(listed["tasks"], serde_json::json!([]));
 }
