@@ -148,6 +148,8 @@ pub enum OpenError {
 const WAITS_FOR: &str = "neargate.waits-for";
 /// Before a container's name: the attribute that counts its restarts.
 const RESTARTS: &str = "neargate.restarts.";
+/// Before a container's name: the attribute that tells why it is not healthy.
+const HEALTH: &str = "neargate.health.";
 
 /// What all parts of the engine share.
 pub(crate) struct Shared {
@@ -326,8 +328,8 @@ impl Shared {
         format!("/neargate-{}", self.instance)
     }
 
-    /// A task as clients see it: what it waits for right now and how often its containers were started again are told,
-    /// not stored.
+    /// A task as clients see it: what ECS's Task has no member for is told as attributes: what it waits for right now, how
+    /// often its containers were started again, and why they are not healthy.
     pub(crate) fn shown(&self, id: &TaskId, record: &TaskRecord) -> Task {
         let mut task = record.task.clone();
         let attribute = |name, value| Attribute { name: Some(name), value: Some(value), ..Attribute::default() };
@@ -337,6 +339,10 @@ impl Shared {
             record.task.containers.iter().zip(&record.restarts).filter(|(_, count)| **count > 0)
         {
             task.attributes.push(attribute(format!("{RESTARTS}{}", container.name()), restarts.to_string()));
+        }
+        for (index, container) in record.task.containers.iter().enumerate() {
+            let why = record.unhealthy(index);
+            task.attributes.extend(why.map(|why| attribute(format!("{HEALTH}{}", container.name()), why.to_owned())));
         }
         task
     }

@@ -76,6 +76,18 @@ pub enum SandboxError {
     Cgroup(#[from] runtime::cgroup::CgroupError),
 }
 
+/// How a process that was run as a check ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checked {
+    /// Its exit code.
+    pub exit_code: i32,
+    /// The beginning of what it wrote to stdout and stderr, [`CHECK_OUTPUT`] bytes at most; the rest is thrown away.
+    pub output: Vec<u8>,
+}
+
+/// Bytes of a check's output that are kept.
+pub const CHECK_OUTPUT: usize = 1024;
+
 /// What a task needs before its containers: namespaces that they share, and the disk that they write to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shared {
@@ -193,9 +205,8 @@ pub trait Sandbox: Send + Sync + 'static {
     fn find(&self, bundle: &Path) -> impl Future<Output = Result<Found, SandboxError>> + Send;
     /// Returns when a container that runs has ended; None when how is lost.
     fn wait(&self, bundle: &Path) -> impl Future<Output = Result<Option<ExitRecord>, SandboxError>> + Send;
-    /// Runs a further process in a container that runs, its output thrown away; answers its exit code. Giving the answer up
-    /// kills it.
-    fn check(&self, bundle: &Path, command: &[String]) -> impl Future<Output = Result<i32, SandboxError>> + Send;
+    /// Runs a further process in a container that runs. Giving the answer up kills it.
+    fn check(&self, bundle: &Path, command: &[String]) -> impl Future<Output = Result<Checked, SandboxError>> + Send;
     /// Measures what the task and those of its containers use; None for what is gone.
     fn stats(&self, bundles: Vec<PathBuf>) -> impl Future<Output = Result<TaskUse, SandboxError>> + Send;
     /// Removes the records of a container that has ended, so that its bundle can be started again.

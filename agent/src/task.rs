@@ -45,6 +45,9 @@ pub struct TaskRecord {
     /// It has stopped, and its sandbox could not be removed: its range of ids is not free yet.
     #[prost(bool, tag = "9")]
     pub sandbox_left: bool,
+    /// By container, in the definition's order: what its last health check said where it is not healthy; else empty.
+    #[prost(string, repeated, tag = "10")]
+    pub unhealthy: Vec<String>,
 }
 
 /// How far a container is. Only what a restarted agent must tell apart.
@@ -91,6 +94,22 @@ impl TaskRecord {
     /// How often the container at `index` was started again.
     pub fn restarts(&self, index: usize) -> u32 {
         self.restarts.get(index).copied().unwrap_or_default()
+    }
+
+    /// Why the container at `index` is not healthy, where that is known.
+    pub fn unhealthy(&self, index: usize) -> Option<&str> {
+        self.unhealthy.get(index).map(String::as_str).filter(|why| !why.is_empty())
+    }
+
+    /// Notes why the container at `index` is not healthy; empty where it is.
+    pub fn set_unhealthy(&mut self, index: usize, why: String) {
+        if why.is_empty() && self.unhealthy.is_empty() {
+            return;
+        }
+        self.unhealthy.resize(self.stages.len(), String::new());
+        if let Some(known) = self.unhealthy.get_mut(index) {
+            *known = why;
+        }
     }
 
     /// Counts one more.

@@ -6,6 +6,8 @@ use proto::v1::Task;
 
 /// The agent's attribute of a task that has to wait.
 pub(crate) const WAITS_FOR: &str = "neargate.waits-for";
+/// Before a container's name: the agent's attribute of a task that tells why the container is not healthy.
+pub(crate) const HEALTH: &str = "neargate.health.";
 /// Digits of an id that tables show, as docker does.
 const SHORT_ID: usize = 12;
 

@@ -11,6 +11,12 @@ fn container<'a>(task: &'a Task, name: &str) -> &'a Container {
     task.containers.iter().find(|container| container.name() == name).unwrap()
 }
 
+/// Why it is not healthy.
+fn health_reason(task: &Task, name: &str) -> Option<String> {
+    let attribute = format!("neargate.health.{name}");
+    task.attributes.iter().find(|known| known.name() == attribute)?.value.clone()
+}
+
 /// The shortest that ECS allows.
 fn checked(container: Value, script: &str) -> Value {
     with(
@@ -45,6 +51,10 @@ fn dependants_wait_until_it_is_healthy() {
     assert_eq!(told, Some(0));
     let seen = host.watch(&arn, |task| task.health_status() == "UNHEALTHY");
     assert_eq!(seen.last().unwrap().last_status(), "RUNNING", "a task of nobody's service goes on");
+    assert_eq!(health_reason(seen.last().unwrap(), "server").as_deref(), Some("exit code 1"));
+    assert_eq!(exec(&host, &arn, "server", "touch /ready"), Some(0));
+    let seen = host.watch(&arn, |task| task.health_status() == "HEALTHY");
+    assert_eq!(health_reason(seen.last().unwrap(), "server"), None, "it is well again");
 }
 
 #[test]
@@ -75,10 +85,30 @@ fn checks_that_hang_or_flood_have_failed_and_leave_nothing() {
         json!({ "healthCheck": {
         "command": ["CMD", "/no/such/program"], "interval": 5, "timeout": 2, "retries": 1 } }),
     );
-    let arn = host.run(&task("unhealthy", &[hangs, floods, missing]));
+    let says = checked(shell("says", &image, "sleep 100"), "printf 'no\\033[2J: %01000d\\n' 7; exit 3");
+    let arn = host.run(&task("unhealthy", &[hangs, floods, missing, says]));
     let unhealthy = |task: &Task| task.containers.iter().all(|container| container.health_status() == "UNHEALTHY");
     let seen = host.watch(&arn, unhealthy);
     assert_eq!(seen.last().unwrap().health_status(), "UNHEALTHY");
+    let reasons = [
+        ("hangs", "timed out after 2s".to_owned()),
+        ("floods", "timed out after 2s".to_owned()),
+        ("missing", "exit code 127: exec: \"/no/such/program\": no such file or directory".to_owned()),
+        ("says", format!("exit code 3: no\u{1b}[2J: {}", "0".repeat(200 - "no\u{1b}[2J: ".len()))),
+    ];
+    for (name, reason) in &reasons {
+        assert_eq!(health_reason(seen.last().unwrap(), name).as_ref(), Some(reason));
+    }
+    let described = String::from_utf8(host.cli(&["describe", &arn]).stdout).unwrap();
+    let told = |text: &str| assert!(described.contains(text), "{text} is missing in:\n{described}");
+    told("  Last check  timed out after 2s\n");
+    told("  Last check  exit code 3: no\\x1b[2J: 00");
+    assert!(!described.contains("neargate.health."), "{described}");
+    let filter = format!("task={}", &system_tests::host::id(&arn)[..12]);
+    let events = host.cli(&["events", "--since", "10m", "--until", "0s", "--filter", &filter]);
+    let events = String::from_utf8(events.stdout).unwrap();
+    let event = events.lines().find(|line| line.contains("CONTAINER_HEALTH") && line.contains("container=hangs"));
+    assert!(event.is_some_and(|line| line.contains("status=UNHEALTHY reason=\"timed out after 2s\"")), "{events}");
     // The next check begins three seconds after the last was given up.
     let gone = |name: &str, word: &str| {
         let script = format!("grep -q '{word}' /proc/[0-9]*/cmdline; test $? = 1");

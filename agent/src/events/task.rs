@@ -70,7 +70,8 @@ pub(crate) fn between(before: &TaskRecord, after: &TaskRecord) -> Vec<Event> {
             }
         }
         if was.health_status != is.health_status && ["HEALTHY", "UNHEALTHY"].contains(&is.health_status()) {
-            events.push(Event { status: is.health_status.clone(), ..event("CONTAINER_HEALTH") });
+            let (status, reason) = (is.health_status.clone(), after.unhealthy(index).map(str::to_owned));
+            events.push(Event { status, reason, ..event("CONTAINER_HEALTH") });
         }
     }
     if before.task.last_status != after.task.last_status {

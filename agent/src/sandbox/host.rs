@@ -28,7 +28,7 @@ use tokio::sync::Mutex;
 use executable::{Executable, Prepared};
 
 use super::connection::{self, ConnectionError, Output, Outputs};
-use super::{Found, Sandbox, SandboxError, Shared, Start, Supervision, TaskUse, Took, Use};
+use super::{CHECK_OUTPUT, Checked, Found, Sandbox, SandboxError, Shared, Start, Supervision, TaskUse, Took, Use};
 use crate::identity::{cgroup_name, runtime_id};
 use crate::task::provision::Places;
 use crate::timing::{Phase, since_boot};
@@ -335,7 +335,7 @@ impl Sandbox for Host {
         Ok(exit)
     }
 
-    async fn check(&self, bundle: &Path, command: &[String]) -> Result<i32, SandboxError> {
+    async fn check(&self, bundle: &Path, command: &[String]) -> Result<Checked, SandboxError> {
         let path = bundle.join("config.json");
         let config: Spec =
             fs::read(&path).and_then(|bytes| Ok(serde_json::from_slice(&bytes)?)).map_err(file(&path))?;
@@ -346,9 +346,14 @@ impl Sandbox for Host {
         let request = Request::Exec { process: Box::new(process), stdin: false, session: None };
         connection::request(&mut to_monitor, &request).await?;
         let mut outputs = Outputs::new(from_monitor);
+        let mut output = Vec::new();
         loop {
             match outputs.next().await? {
-                Some(Output::Exited(exit_code)) => return Ok(exit_code),
+                Some(Output::Stdout(bytes) | Output::Stderr(bytes)) => {
+                    let room = CHECK_OUTPUT - output.len();
+                    output.extend(bytes.into_iter().take(room));
+                }
+                Some(Output::Exited(exit_code)) => return Ok(Checked { exit_code, output }),
                 Some(Output::Refused(failure)) => return Err(SandboxError::Refused { message: failure.message }),
                 Some(_) => {}
                 None => return Err(ConnectionError::Torn.into()),

@@ -2,6 +2,11 @@
 
 use definition::task::{HealthCheck, TaskSpec};
 
+use crate::sandbox::Checked;
+
+/// Characters of a check's output or of an error that are told.
+const MAX_OUTPUT: usize = 200;
+
 /// ECS `healthStatus`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Health {
@@ -29,6 +34,39 @@ impl Health {
             .into_iter()
             .find(|health| health.as_str() == word)
             .unwrap_or(Health::Unknown)
+    }
+}
+
+/// How one check ended.
+#[derive(Debug)]
+pub enum Check {
+    /// By itself.
+    Ended(Checked),
+    /// It was killed after as many seconds.
+    TimedOut(u32),
+    /// It could not be executed.
+    NotRun(String),
+}
+
+impl Check {
+    /// Whether it says that the container is well.
+    pub fn passed(&self) -> bool {
+        matches!(self, Check::Ended(Checked { exit_code: 0, .. }))
+    }
+
+    /// For people: what a check that did not pass says. The output is the container's and may hold any character.
+    pub fn reason(&self) -> String {
+        match self {
+            Check::Ended(Checked { exit_code, output }) => {
+                let output: String = String::from_utf8_lossy(output).trim().chars().take(MAX_OUTPUT).collect();
+                let separator = if output.is_empty() { "" } else { ": " };
+                format!("exit code {exit_code}{separator}{output}")
+            }
+            Check::TimedOut(seconds) => format!("timed out after {seconds}s"),
+            Check::NotRun(message) => {
+                format!("could not be executed: {}", message.chars().take(MAX_OUTPUT).collect::<String>())
+            }
+        }
     }
 }
 
@@ -101,6 +139,22 @@ mod tests {
         assert_eq!(seen[3..], [Health::Healthy; 4], "one failure of two is none");
         assert_eq!([(); 2].map(|()| checks.take(false, 40.0)), [Health::Unhealthy; 2]);
         assert_eq!(checks.take(true, 50.0), Health::Healthy);
+    }
+
+    #[test]
+    fn a_check_tells_why_it_did_not_pass() {
+        let ended = |exit_code, output: &[u8]| Check::Ended(Checked { exit_code, output: output.to_vec() });
+        assert!(ended(0, b"fine").passed());
+        for (check, reason) in [
+            (ended(1, b" \n"), "exit code 1".to_owned()),
+            (ended(7, b"curl: (7) \xff\n"), "exit code 7: curl: (7) \u{fffd}".to_owned()),
+            (ended(1, "\u{e4}".repeat(500).as_bytes()), format!("exit code 1: {}", "\u{e4}".repeat(200))),
+            (Check::TimedOut(5), "timed out after 5s".to_owned()),
+            (Check::NotRun("x".repeat(300)), format!("could not be executed: {}", "x".repeat(200))),
+        ] {
+            assert!(!check.passed());
+            assert_eq!(check.reason(), reason);
+        }
     }
 
     #[test]

@@ -86,22 +86,26 @@ fn description(task: &Task, now: f64) -> String {
         let part = |part: &Option<String>| part.clone().unwrap_or_default();
         lines.add("Tag", &format!("{}={}", part(&tag.key), part(&tag.value)));
     }
-    for attribute in &task.attributes {
+    let of_health = |name: &str| name.starts_with(text::HEALTH);
+    for attribute in task.attributes.iter().filter(|attribute| !of_health(attribute.name())) {
         let name = attribute.name.as_deref().unwrap_or_default();
         let value = attribute.value.as_deref().filter(|value| !value.is_empty());
         lines.add("Attribute", &value.map_or_else(|| name.to_owned(), |value| format!("{name}={value}")));
     }
     for container in &task.containers {
-        describe_container(&mut lines, container);
+        describe_container(&mut lines, task, container);
     }
     lines.0.join("\n")
 }
 
-fn describe_container(lines: &mut Lines, container: &Container) {
+fn describe_container(lines: &mut Lines, task: &Task, container: &Container) {
     lines.0.push(String::new());
     lines.word("Container", container.name.as_deref());
     lines.word("  Status", container.last_status.as_deref());
     lines.health("  Health", container.health_status.as_deref());
+    let of_health = format!("{}{}", text::HEALTH, container.name());
+    let why = task.attributes.iter().find(|attribute| attribute.name() == of_health);
+    lines.word("  Last check", why.and_then(|why| why.value.as_deref()));
     if let Some(code) = container.exit_code {
         lines.add("  Exit code", &code.to_string());
     }
@@ -140,6 +144,8 @@ impl Lines {
 
 #[cfg(test)]
 mod tests {
+    use proto::v1::Attribute;
+
     use super::*;
 
     #[test]
@@ -152,7 +158,13 @@ mod tests {
             containers: vec![Container {
                 name: Some("a".into()),
                 exit_code: Some(137),
+                health_status: Some("UNHEALTHY".into()),
                 reason: Some("OutOfMemoryError\x1b".into()),
+                ..Default::default()
+            }],
+            attributes: vec![Attribute {
+                name: Some("neargate.health.a".into()),
+                value: Some("exit code 1: no\x1b".into()),
                 ..Default::default()
             }],
             ..Default::default()
@@ -164,6 +176,8 @@ mod tests {
              Created       1970-01-01T00:00:00.000000Z (1 minute ago)\n\
              \n\
              Container     a\n\
+             \u{20} Health      UNHEALTHY\n\
+             \u{20} Last check  exit code 1: no\\x1b\n\
              \u{20} Exit code   137\n\
              \u{20} Reason      OutOfMemoryError\\x1b"
         );

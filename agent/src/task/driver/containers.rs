@@ -38,7 +38,7 @@ const PAUSES: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(2), D
 enum Report {
     Started(usize, Result<Start, SandboxError>),
     Ended(usize, Result<Option<ExitRecord>, SandboxError>),
-    Health(usize, Health),
+    Health(usize, Health, Option<String>),
 }
 
 /// The containers of one task while they run, in the definition's order.
@@ -190,10 +190,10 @@ impl<S: Sandbox + Clone> Driver<S> {
                     run.known[index] = self.note_exit(index, exit);
                 }
             }
-            Report::Health(index, health) => {
+            Report::Health(index, health, why) => {
                 let Known::Running { healthy, .. } = &mut run.known[index] else { return };
                 *healthy = health == Health::Healthy;
-                if !self.note_health(run.spec, index, health) {
+                if !self.note_health(run.spec, index, health, why) {
                     return;
                 }
             }

@@ -28,7 +28,7 @@ impl<S: Sandbox + Clone> Driver<S> {
     pub(super) async fn start_over(&mut self, run: &mut Containers<'_>, index: usize) {
         run.known[index] = Known::Starting;
         self.record.set_stage(index, Stage::Starting);
-        self.note_health(run.spec, index, Health::Unknown);
+        self.note_health(run.spec, index, Health::Unknown, None);
         // Durable before the old records go: a restarted agent that finds none starts it.
         self.save().await;
         let bundle = run.bundle(index);
