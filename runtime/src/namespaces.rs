@@ -97,8 +97,7 @@ impl Namespaces {
         if kind == LinuxNamespaceType::User {
             self.user = User::Joined;
         }
-        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
-        let namespace = open(path, flags, Mode::empty()).on(Step::OpenNamespace, path.display())?;
+        let namespace = open(path, OFlag::O_CLOEXEC, Mode::empty()).on(Step::OpenNamespace, path.display())?;
         let kind = CloneFlags::from_bits_retain(i32::try_from(bit).map_err(|_| Errno::EINVAL).at(Step::OpenNamespace)?);
         self.join.push(Joined { kind, path: path.clone(), namespace });
         Ok(())

@@ -113,7 +113,7 @@ fn what_is_sound_and_does_not_run_here_is_told() {
 }
 
 #[test]
-fn bad_values_are_told_with_their_path() {
+fn bad_values_of_a_container_are_told_with_their_path() {
     for (container, path) in [
         (json!({ "memory": 3 }), "memory"),
         (json!({ "image": "no spaces" }), "image"),
@@ -154,6 +154,14 @@ fn bad_values_are_told_with_their_path() {
         ),
         (json!({ "startTimeout": -1 }), "startTimeout"),
         (json!({ "hostname": "no spaces" }), "hostname"),
+    ] {
+        assert_problem(json!({}), container, &format!("containerDefinitions[0].{path}"), "");
+    }
+}
+
+#[test]
+fn bad_values_of_what_surrounds_a_container_are_told_with_their_path() {
+    for (container, path) in [
         (json!({ "extraHosts": [{ "hostname": "h", "ipAddress": "1.2.3" }] }), "extraHosts[0].ipAddress"),
         (json!({ "extraHosts": [{ "hostname": "", "ipAddress": "1.2.3.4" }] }), "extraHosts[0].hostname"),
         (json!({ "linuxParameters": { "devices": [{ "hostPath": "fuse" }] } }), "linuxParameters.devices[0].hostPath"),
@@ -195,6 +203,10 @@ fn bad_values_are_told_with_their_path() {
     ] {
         assert_problem(json!({}), container, &format!("containerDefinitions[0].{path}"), "");
     }
+}
+
+#[test]
+fn bad_values_of_a_task_are_told_with_their_path() {
     let docker = |configuration: Value| json!({ "name": "v", "dockerVolumeConfiguration": configuration });
     for (changes, path) in [
         (json!({ "family": "a b" }), "family"),
