@@ -269,7 +269,6 @@ impl Unpacker<'_> {
             let amount = match data.read(&mut buffer) {
                 Ok(0) => return Err(Failure::Data(io::ErrorKind::UnexpectedEof.into())),
                 Ok(amount) => amount,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) => return Err(Failure::Data(e)),
             };
             io::Write::write_all(&mut file, &buffer[..amount]).map_err(EntryError::Write)?;

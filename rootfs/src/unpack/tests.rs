@@ -168,6 +168,17 @@ fn every_kind_of_entry_arrives_with_its_attributes() {
 }
 
 #[test]
+fn attributes_that_no_file_system_has_are_left_out_and_bad_ones_refused() {
+    let with = |name: &str| Hand::new().pax(&[(&format!("SCHILY.xattr.{name}"), b"v")]).file("f", "x");
+    assert_eq!(text(&with("nobody.knows").unpack_ok(), "f"), "x");
+    let error = with("user.").refused();
+    assert!(
+        matches!(&error, EntryError::Xattr { source, .. } if source.raw_os_error() == Some(Errno::EINVAL as i32)),
+        "{error}"
+    );
+}
+
+#[test]
 fn whiteouts_become_what_overlayfs_understands() {
     let dir = Hand::new()
         .file("a/.wh.gone", "")
