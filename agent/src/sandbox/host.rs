@@ -51,6 +51,8 @@ const SECCOMP_CACHE: &str = "seccomp";
 const START_LOCK: &str = "start.lock";
 /// In a bundle: the stderr of its monitor.
 const MONITOR_LOG: &str = "monitor.log";
+/// A monitor that rests would keep a hundred KiB of pages for what glibc caches of freed memory (mallopt(3), tunables).
+const TUNABLES: (&str, &str) = ("GLIBC_TUNABLES", "glibc.malloc.tcache_count=0");
 
 /// How long a monitor may take to its first record before a restarted agent takes it for stuck.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
@@ -171,6 +173,7 @@ impl Host {
         let mut prepared = self.runtime.command().map_err(execute)?;
         prepared
             .command
+            .env(TUNABLES.0, TUNABLES.1)
             .arg("monitor")
             .arg("--bundle")
             .arg(bundle)

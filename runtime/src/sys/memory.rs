@@ -11,8 +11,8 @@ use nix::poll::{PollFd, PollTimeout};
 
 /// Of x86_64, bytes.
 const PAGE: usize = 4096;
-/// Room below a frame for its callees and the red zone, bytes.
-const FRAMES: usize = 16 << 10;
+/// What a function may use below its stack pointer, bytes: the red zone of the System V ABI.
+const RED_ZONE: usize = 128;
 
 /// Has all threads share so many heaps, where the allocator would make eight for each processor, of which each keeps
 /// what it once needed. For programs whose threads are there to wait.
@@ -25,7 +25,9 @@ pub fn share_heaps(most: i32) {
 /// Gives freed heap back, and forgets the pages of the program's file that happen to be mapped: those used again come
 /// back from the page cache. Costs a millisecond or so; nothing may be in a hurry.
 pub fn give_back() {
-    for (start, end) in unchanged_file_mappings(&trimmed()) {
+    let ranges = unchanged_file_mappings(&mappings());
+    trim();
+    for (start, end) in ranges {
         // SAFETY: the range is a mapping of a file that cannot be written and of which no page was changed before it was
         // protected (as by relocation), so that what is read after MADV_DONTNEED is what was there: the file's content.
         // There is no other thread that could change its protection meanwhile. A failure leaves things as they were.
@@ -36,13 +38,18 @@ pub fn give_back() {
 /// [`give_back`], then poll(2). Each function that ran in between would map 64 KiB of the program again, and who rests
 /// may do so for weeks: both are done here, by the bare system calls.
 pub fn rest(watched: &mut [PollFd<'_>], timeout: PollTimeout) -> Result<i32, Errno> {
-    let smaps = trimmed();
+    let smaps = mappings();
     let mut ranges = unchanged_file_mappings(&smaps);
-    ranges.extend(unused_stack(&smaps, (&raw const watched).addr()));
+    let stack = stack(&smaps, (&raw const watched).addr());
+    // What was needed to read this is given back as well.
     drop(smaps);
+    trim();
+    // Only after the last call of a function: below this function's own stack there is nothing any more.
+    ranges.extend(stack.and_then(|(start, _)| below(start, stack_pointer())));
     let timeout = i32::from(timeout).cast_unsigned() as usize;
     for (start, end) in &ranges {
-        // SAFETY: as in `give_back`; the stack is forgotten only where nobody's frame is, below this function's own.
+        // SAFETY: as in `give_back`; the stack is forgotten only where nobody's frame is, below this function's own and
+        // its red zone. The calls of the loop are system calls, which take no stack.
         unsafe { system_call(libc::SYS_madvise, *start, end - start, libc::MADV_DONTNEED as usize) };
     }
     // SAFETY: PollFd is a transparent pollfd, and `watched` is a slice of as many.
@@ -66,22 +73,40 @@ unsafe fn system_call(number: i64, first: usize, second: usize, third: usize) ->
     answer
 }
 
-/// Trims the heap; answers what is mapped, as proc_pid_smaps(5) tells it.
-fn trimmed() -> String {
-    let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap_or_default();
-    // SAFETY: malloc_trim touches only memory that the allocator holds free.
-    unsafe { libc::malloc_trim(0) };
-    smaps
+/// What is mapped, as proc_pid_smaps(5) tells it.
+fn mappings() -> String {
+    std::fs::read_to_string("/proc/self/smaps").unwrap_or_default()
 }
 
-/// The main thread's stack from its end to well below `frame`, where that is on it: what deeper calls have left.
-fn unused_stack(smaps: &str, frame: usize) -> Option<(usize, usize)> {
+/// Trims the heap.
+fn trim() {
+    // SAFETY: malloc_trim touches only memory that the allocator holds free.
+    unsafe { libc::malloc_trim(0) };
+}
+
+/// Where the caller's stack ends.
+#[inline(always)]
+fn stack_pointer() -> usize {
+    let pointer;
+    // SAFETY: a register is read.
+    unsafe { asm!("mov {}, rsp", out(reg) pointer, options(nomem, nostack, preserves_flags)) };
+    pointer
+}
+
+/// The main thread's stack, where `frame` is on it.
+fn stack(smaps: &str, frame: usize) -> Option<(usize, usize)> {
     let line = smaps.lines().find(|line| line.ends_with(" [stack]"))?;
     let (start, end) = line.split_ascii_whitespace().next()?.split_once('-')?;
     let address = |text| usize::from_str_radix(text, 16).ok();
     let (start, end) = (address(start)?, address(end)?);
-    let used = frame.saturating_sub(FRAMES) & !(PAGE - 1);
-    ((start..end).contains(&frame) && start < used).then_some((start, used))
+    (start..end).contains(&frame).then_some((start, end))
+}
+
+/// The whole pages of a stack from its beginning to what is in use above `pointer`: what deeper calls have left.
+#[inline(always)]
+fn below(start: usize, pointer: usize) -> Option<(usize, usize)> {
+    let used = pointer.saturating_sub(RED_ZONE) & !(PAGE - 1);
+    (start < used).then_some((start, used))
 }
 
 /// Ranges of proc_pid_smaps(5) that map a file, cannot be written, and hold no page of their own.
@@ -137,9 +162,12 @@ mod tests {
     #[test]
     fn only_the_stack_below_is_unused() {
         let smaps = "7ffdfe533000-7ffdfe554000 rw-p 00000000 00:00 0                          [stack]\nSize: 132 kB\n";
-        assert_eq!(unused_stack(smaps, 0x7ffd_fe55_2345), Some((0x7ffd_fe53_3000, 0x7ffd_fe54_e000)));
-        assert_eq!(unused_stack(smaps, 0x7ffd_fe53_4000), None, "next to its end");
-        assert_eq!(unused_stack(smaps, 0x1234_5678), None, "another thread's");
+        let (start, end) = (0x7ffd_fe53_3000, 0x7ffd_fe55_4000);
+        assert_eq!(stack(smaps, 0x7ffd_fe55_2345), Some((start, end)));
+        assert_eq!(stack(smaps, 0x1234_5678), None, "another thread's");
+        assert_eq!(below(start, 0x7ffd_fe55_2345), Some((start, 0x7ffd_fe55_2000)));
+        assert_eq!(below(start, 0x7ffd_fe55_2079), Some((start, 0x7ffd_fe55_1000)), "the red zone is in use");
+        assert_eq!(below(start, start + 0x70), None, "next to its end");
     }
 
     #[test]
