@@ -148,9 +148,21 @@ def podman(directory):
         yield ["podman", "--cgroup-manager", "cgroupfs", "--events-backend", "none", "--runtime", shutil.which("crun"),
                "--tmpdir", str(directory / "tmp")], policy
     finally:
-        # It mounts its store on itself, more than once where commands ran at a time, and leaves that.
+        # What conmon runs when a container has ended comes late, and mounts the store on itself as every command does.
+        await_that(lambda: not naming(directory), "podman's own commands end")
         while subprocess.run(["umount", "--lazy", directory / "data/overlay"], capture_output=True).returncode == 0:
             pass
+
+
+def naming(path):
+    """Pids of processes that have the path on their command line."""
+    found = []
+    for entry in pathlib.Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                if os.fsencode(path) in (entry / "cmdline").read_bytes():
+                    found.append(int(entry.name))
+    return found
 
 
 def pss_kib(pid):
