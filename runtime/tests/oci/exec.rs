@@ -38,7 +38,7 @@ fn codes_signals_and_failures() {
     assert_eq!(code(&["sh", "-c", "exit 9"]), Some(9));
     assert_eq!(code(&["sh", "-c", "kill -9 $$"]), Some(137));
     let text = bundle.fails(&["exec", &bundle.id, "missing"]);
-    assert!(text.contains("cannot execute missing: ENOENT"), "{text}");
+    assert!(text.contains(r#"exec: "missing": executable file not found in $PATH"#), "{text}");
 }
 
 #[test]
