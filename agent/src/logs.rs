@@ -91,9 +91,10 @@ pub fn read(sources: Vec<Source>, options: Options) -> impl Stream<Item = Result
             while let Some(index) = oldest(&tails) {
                 pause = SHORTEST_PAUSE;
                 let tail = &mut tails[index];
-                // The oldest of all: what comes behind it is later still.
+                // What comes behind it is later still, but another container may have written earlier ones meanwhile.
                 if options.until.is_some_and(|until| tail.entries.front().is_some_and(|entry| entry.time >= until)) {
-                    return;
+                    tail.end();
+                    continue;
                 }
                 if let Some(entry) = tail.entries.pop_front()
                     && options.since.is_none_or(|since| entry.time >= since)
@@ -195,6 +196,12 @@ impl Tail {
             }
         }
         Ok(())
+    }
+
+    /// Nothing more of it is wanted.
+    fn end(&mut self) {
+        self.entries.clear();
+        self.state = State::Ended;
     }
 
     /// A last line that lacks its newline: kept where it is whole, as the writer may have been killed behind it.

@@ -6,6 +6,8 @@ use definition::file::{Misfit, read_members};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::refusal::located;
+
 /// Why an option's JSON was not understood; wrong usage.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum JsonError {
@@ -40,7 +42,7 @@ pub(crate) fn parse<T: DeserializeOwned>(option: &'static str, argument: &str) -
 }
 
 fn told(Misfit { path, message }: &Misfit) -> String {
-    if path.is_empty() { message.clone() } else { format!("{path}: {message}") }
+    located(path, message)
 }
 
 fn drop_nulls(value: &mut Value) {
@@ -75,6 +77,8 @@ mod tests {
             error.to_string(),
             "--overrides: containerOverrides[0].nam: unknown field `nam`: did you mean `name`?"
         );
+        let error = parse::<TaskOverride>("--overrides", r#"{"\u001b[2J":1}"#).unwrap_err().to_string();
+        assert!(error.contains(r"\x1b[2J") && !error.contains('\x1b'), "{error}");
         let error = parse::<TaskOverride>("--overrides", "{").unwrap_err();
         assert_eq!(error.to_string(), "--overrides is not JSON");
         let error = parse::<TaskOverride>("--overrides", "@/does/not/exist").unwrap_err();

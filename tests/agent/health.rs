@@ -101,8 +101,8 @@ fn checks_that_hang_or_flood_have_failed_and_leave_nothing() {
     }
     let described = String::from_utf8(host.cli(&["describe", &arn]).stdout).unwrap();
     let told = |text: &str| assert!(described.contains(text), "{text} is missing in:\n{described}");
-    told("  Last check  timed out after 2s\n");
-    told("  Last check  exit code 3: no\\x1b[2J: 00");
+    told("  Because     timed out after 2s\n");
+    told("  Because     exit code 3: no\\x1b[2J: 00");
     assert!(!described.contains("neargate.health."), "{described}");
     let filter = format!("task={}", &system_tests::host::id(&arn)[..12]);
     let events = host.cli(&["events", "--since", "10m", "--until", "0s", "--filter", &filter]);

@@ -105,7 +105,7 @@ fn describe_container(lines: &mut Lines, task: &Task, container: &Container) {
     lines.health("  Health", container.health_status.as_deref());
     let of_health = format!("{}{}", text::HEALTH, container.name());
     let why = task.attributes.iter().find(|attribute| attribute.name() == of_health);
-    lines.word("  Last check", why.and_then(|why| why.value.as_deref()));
+    lines.word("  Because", why.and_then(|why| why.value.as_deref()));
     if let Some(code) = container.exit_code {
         lines.add("  Exit code", &code.to_string());
     }
@@ -177,7 +177,7 @@ mod tests {
              \n\
              Container     a\n\
              \u{20} Health      UNHEALTHY\n\
-             \u{20} Last check  exit code 1: no\\x1b\n\
+             \u{20} Because     exit code 1: no\\x1b\n\
              \u{20} Exit code   137\n\
              \u{20} Reason      OutOfMemoryError\\x1b"
         );

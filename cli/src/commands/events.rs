@@ -104,9 +104,12 @@ fn line(event: &Event) -> String {
     let mut line = format!("{} {}", time::rfc3339(event.timestamp()), text::plain(event.r#type()));
     let mut add = |name: &str, value: Option<String>| {
         if let Some(value) = value {
-            let value = text::plain(&value);
-            let quoted = if value.contains(' ') { format!("\"{value}\"") } else { value };
-            line.push_str(&format!(" {name}={quoted}"));
+            let told = match value.contains([' ', '"']) {
+                // Words of a container must not read as another member.
+                true => format!("\"{}\"", text::plain(&value.replace('\\', "\\\\").replace('"', "\\\""))),
+                false => text::plain(&value),
+            };
+            line.push_str(&format!(" {name}={told}"));
         }
     };
     add("task", event.task_arn.as_deref().map(text::short_id));
@@ -142,6 +145,8 @@ mod tests {
             "1970-01-01T00:00:00.500000Z CONTAINER_EXITED task=0123456789ab definition=web:3 container=a exit=137 \
              reason=\"Out\\x1b of memory\""
         );
+        let forged = Event { reason: Some(r#"x" status=HEALTHY image="y\"#.into()), ..event.clone() };
+        assert!(line(&forged).ends_with(r#" reason="x\" status=HEALTHY image=\"y\\""#), "{}", line(&forged));
         assert_eq!(note(&event), None);
         let missed = |missed| note(&Event { r#type: Some("MISSED".into()), missed, ..Default::default() }).unwrap();
         assert!(missed(None).contains("not all since then is remembered"));
