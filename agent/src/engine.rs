@@ -15,7 +15,7 @@ use definition::Problem;
 use nix::fcntl::Flock;
 use proto::v1::{Attribute, ContainerInstance, Task};
 use runtime::cli::report::chain;
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::capacity::{Demand, Ledger};
@@ -48,6 +48,8 @@ pub use query::{ContainerLog, ExecTarget};
 
 /// Commands that a driver has not taken yet; whoever sends more waits.
 const COMMANDS: usize = 8;
+/// Threads that may hang for want of a file server.
+const LOOKS: usize = 4;
 
 /// Why a request cannot be done.
 #[derive(Debug, thiserror::Error)]
@@ -205,6 +207,8 @@ pub struct Engine {
     shared: Arc<Shared>,
     /// One RunTask at a time decides, so that a token is never taken twice.
     deciding: Arc<tokio::sync::Mutex<()>>,
+    /// Looks at file systems that others may serve, at once.
+    looks: Arc<Semaphore>,
 }
 
 impl Engine {
@@ -215,7 +219,7 @@ impl Engine {
             Ok(shared) => Arc::new(shared?),
             Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
         };
-        let engine = Engine { shared, deciding: Arc::default() };
+        let engine = Engine { shared, deciding: Arc::default(), looks: Arc::new(Semaphore::new(LOOKS)) };
         engine.restore().await?;
         tokio::spawn(retention::run(engine.shared.clone()));
         tokio::spawn(images::run(engine.shared.clone()));

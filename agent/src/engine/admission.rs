@@ -53,6 +53,10 @@ impl Engine {
         {
             return Ok(answer);
         }
+        // It may have been drained while this waited.
+        if self.is_draining() {
+            return Err(EngineError::Draining);
+        }
         let count = usize::try_from(request.count.unwrap_or(1)).unwrap_or(1);
         if let Some(failure) = self.cannot_be_placed(&spec) {
             return Ok(RunTaskResponse { tasks: Vec::new(), failures: vec![failure; count] });
@@ -120,7 +124,14 @@ impl Engine {
         if !spec.volumes.iter().any(|volume| matches!(volume.source, VolumeSource::Host(_))) {
             return Ok(provision::user_namespace_off(&shared.config.root, &spec));
         }
-        blocking(move || Ok(provision::user_namespace_off(&shared.config.root, &spec))).await
+        // Each look at a dead file server holds a thread, whether or not its client still waits, and threads for all
+        // else must be left. Nobody closes the semaphore.
+        let look = self.looks.clone().acquire_owned().await;
+        blocking(move || {
+            let _until_it_is_over = look;
+            Ok(provision::user_namespace_off(&shared.config.root, &spec))
+        })
+        .await
     }
 
     async fn definition_to_run(&self, request: &RunTaskRequest) -> Result<DefinitionRecord, EngineError> {

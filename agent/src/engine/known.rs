@@ -34,7 +34,7 @@ pub(super) struct Handle {
 
 /// A task that is over.
 pub(super) struct Past {
-    record: Box<[u8]>,
+    record: Arc<[u8]>,
     start: Option<Box<[u8]>>,
     version: i32,
     /// Seconds since the epoch.
@@ -49,18 +49,24 @@ impl Past {
         let TaskRecord { sandbox_left, disks_removed, .. } = *record;
         Past { record: record.encode_to_vec().into(), start, version, stopped_at, sandbox_left, disks_removed }
     }
+}
 
-    fn record(&self) -> Arc<TaskRecord> {
-        // These bytes never left this process.
-        Arc::new(TaskRecord::decode(&*self.record).expect("what was encoded here"))
-    }
+/// The bytes never left this process.
+fn unpacked(record: &[u8]) -> Arc<TaskRecord> {
+    Arc::new(TaskRecord::decode(record).expect("what was encoded here"))
+}
+
+/// A record that is unpacked where it is looked at, outside the lock.
+enum Packed {
+    No(Arc<TaskRecord>),
+    Yes(Arc<[u8]>),
 }
 
 impl Known {
     fn record(&self) -> Arc<TaskRecord> {
         match self {
             Known::Driven(handle) => handle.view.borrow().clone(),
-            Known::Over(past) => past.record(),
+            Known::Over(past) => unpacked(&past.record),
         }
     }
 
@@ -96,9 +102,17 @@ impl Shared {
         self.tasks().get(id).map(Known::record)
     }
 
-    /// All tasks, those that are over included: as many as are remembered.
-    pub(crate) fn records(&self) -> Vec<(TaskId, Arc<TaskRecord>)> {
-        self.tasks().iter().map(|(id, known)| (id.clone(), known.record())).collect()
+    /// All tasks, those that are over included: as many as are remembered, one unpacked at a time.
+    pub(crate) fn records(&self) -> impl Iterator<Item = (TaskId, Arc<TaskRecord>)> + use<> {
+        let packed = |known: &Known| match known {
+            Known::Driven(handle) => Packed::No(handle.view.borrow().clone()),
+            Known::Over(past) => Packed::Yes(past.record.clone()),
+        };
+        let all: Vec<_> = self.tasks().iter().map(|(id, known)| (id.clone(), packed(known))).collect();
+        all.into_iter().map(|(id, packed)| match packed {
+            Packed::No(record) => (id, record),
+            Packed::Yes(bytes) => (id, unpacked(&bytes)),
+        })
     }
 
     /// The tasks that have a driver.
@@ -120,9 +134,13 @@ impl Shared {
         over.map(|(id, _)| id.clone()).collect()
     }
 
-    /// The version of each task's record.
-    pub(crate) fn versions(&self) -> BTreeMap<TaskId, i32> {
-        self.tasks().iter().map(|(id, known)| (id.clone(), known.version())).collect()
+    /// The version of each wanted task's record, of every task's where none is named.
+    pub(crate) fn versions(&self, wanted: &[TaskId]) -> BTreeMap<TaskId, i32> {
+        let tasks = self.tasks();
+        if wanted.is_empty() {
+            return tasks.iter().map(|(id, known)| (id.clone(), known.version())).collect();
+        }
+        wanted.iter().filter_map(|id| Some((id.clone(), tasks.get(id)?.version()))).collect()
     }
 
     /// The driver of a task, to be told or watched.

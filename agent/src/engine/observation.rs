@@ -87,10 +87,9 @@ impl Engine {
         };
         let shared = self.shared.clone();
         let states = move |since: Option<f64>| {
-            let records = shared.records();
             let lately = |record: &TaskRecord| since.is_some_and(|since| record.task.stopped_at() >= since);
-            let wanted = records.iter().filter(|(_, record)| !record.is_stopped() || lately(record));
-            wanted.map(|(_, record)| events::task::status(record)).collect()
+            let wanted = shared.records().filter(|(_, record)| !record.is_stopped() || lately(record));
+            wanted.map(|(_, record)| events::task::status(&record)).collect()
         };
         Ok(events::read(self.shared.events.clone(), filter, from, request.until, states))
     }

@@ -124,9 +124,15 @@ impl Engine {
                 && same(&request.launch_type, task.launch_type())
                 && request.container_instance.as_deref().is_none_or(|wanted| is_instance(wanted, task))
         };
-        let mut found: Vec<_> = self.shared.records().into_iter().filter(|(_, record)| matches(record)).collect();
-        found.sort_by(|(_, a), (_, b)| b.task.created_at().total_cmp(&a.task.created_at()));
-        let arns = found.iter().map(|(_, record)| record.task.task_arn().to_owned()).collect();
+        let told = |record: &TaskRecord| (record.task.created_at(), record.task.task_arn().to_owned());
+        let look = |(_, record): (_, Arc<TaskRecord>)| matches(&record).then(|| told(&record));
+        // Of the tasks that are over none is to run: most requests need not unpack them.
+        let mut found: Vec<(f64, String)> = match desired {
+            "STOPPED" => self.shared.records().filter_map(look).collect(),
+            _ => self.shared.driven().into_iter().filter_map(look).collect(),
+        };
+        found.sort_by(|(a, _), (b, _)| b.total_cmp(a));
+        let arns = found.into_iter().map(|(_, arn)| arn).collect();
         let (task_arns, next_token) = page(arns, request.next_token.as_deref(), request.max_results)?;
         Ok(ListTasksResponse { task_arns, next_token })
     }

@@ -19,8 +19,7 @@ pub(crate) fn tasks(shared: Arc<Shared>, wanted: Vec<TaskId>) -> impl Stream<Ite
         let mut seen: BTreeMap<TaskId, Seen> = BTreeMap::new();
         loop {
             changes.mark_unchanged();
-            let mut versions = shared.versions();
-            versions.retain(|id, _| wanted.is_empty() || wanted.contains(id));
+            let mut versions = shared.versions(&wanted);
             seen.retain(|id, _| versions.contains_key(id));
             versions.retain(|id, version| seen.get(id).is_none_or(|seen| seen.version != *version));
             for id in versions.into_keys() {
